@@ -127,7 +127,7 @@ class Clip:
             if values[name] is None:
                 continue
             dtype = np.bool_ if name in ("in_flight", "feet_in_contact") else np.float32
-            flat = np.asarray(values[name], dtype).reshape(-1)
+            flat: NDArray[Any] = np.asarray(values[name], dtype).reshape(-1)
             wanted = (int(values["num_frames"]), *frame_shape)
             if flat.size != int(np.prod(wanted)):
                 raise ValueError(f"clip {values['clip_id']}: {name} has {flat.size} values, wanted shape {wanted}")
