@@ -1,0 +1,176 @@
+"""Euler-Lagrange dynamics of the rod tree in the points' own coordinates, forward and backward in time.
+
+Path:    PhysicsPose's core; knows nothing of networks
+Solves:  M a = f + E^T (lambda o D)   with   D = E x   and   D . E a + |E v|^2 = 0 on each constraint        [1]
+Letters: x, v, a, f (..., 16, 3) points, velocities, accelerations, forces; lambda (..., 16) multipliers, N/m
+Units:   metre, second, kilogram, newton; float32 or float64
+
+f is all that is applied, gravity (body.gravity_force) included by the caller; the constraints add their own tensions.
+Eliminating a leaves S lambda = -(D . E M^-1 f + |E v|^2) with S = A o (D D^T), A = E M^-1 E^T: positive definite at
+every pose, as the Schur product of a positive definite matrix with a Gram matrix without zeros on its diagonal. It is
+the constrained form of M(q) q'' + C(q, q') q' + g = tau; what C is in minimal coordinates is |E v|^2 here.
+[1] Lagrange's equations of the first kind.  Time step: variational Verlet, i.e. SHAKE (Ryckaert et al. 1977; Leimkuhler
+    and Skeel 1994): symplectic and symmetric in time.  FinePhys (arXiv:2505.13437) predicts M; ours is derived.
+"""
+
+import torch
+from torch import Tensor
+
+from finephys.physics.body import CONSTRAINT_NAMES, POINT_NAMES, STANDARD_GRAVITY, Body, center_of_mass, inertia
+
+MAX_NEWTON_STEPS = 25
+# Newton stops when no squared length is off by more than this many rounding errors.
+NEWTON_TOLERANCE_EPS = 64
+# A constraint shorter than this (a tenth of a millimetre) has no direction worth pulling along.
+SHORTEST_M = 1e-4
+
+
+def forward_dynamics(body: Body, x: Tensor, v: Tensor, f: Tensor) -> tuple[Tensor, Tensor]:
+    """Accelerations under forces: (a (..., 16, 3) m/s^2, multiplier (..., 16) N/m; positive pulls the ends together).
+
+    x, v, f (..., 16, 3), broadcast against each other; v is taken to keep the lengths (D . E v = 0).
+    Raises ValueError, naming batch element and frame, for a constraint without length or for NaN.
+    """
+    body = body.to(x)
+    along = body.incidence @ x
+    free = body.inverse_mass @ f
+    stretch = (along * (body.incidence @ free)).sum(-1) + (body.incidence @ v).square().sum(-1)
+    multiplier = -_solve_tensions(body, x, along, stretch)
+    a = free + body.constraint_response @ (multiplier[..., None] * along)
+    return a, multiplier
+
+
+def inverse_dynamics(body: Body, x: Tensor, v: Tensor, a: Tensor) -> Tensor:
+    """The force (..., 16, 3) in newtons under which the body accelerates by a, less any part that only the rods feel.
+
+    x, v, a (..., 16, 3). If a keeps the lengths (D . E a = -|E v|^2, as forward_dynamics returns it) the result has no
+    component along the constraint forces, which forward_dynamics would discard: inverse(forward(f)) = f for such f, and
+    forward(inverse(a)) = a.
+    Raises ValueError as forward_dynamics does.
+    """
+    body = body.to(x)
+    along = body.incidence @ x
+    centripetal = (body.incidence @ v).square().sum(-1)
+    multiplier = -_solve_tensions(body, x, along, centripetal)
+    return body.mass @ a - body.incidence.T @ (multiplier[..., None] * along)
+
+
+def verlet_step(body: Body, x_now: Tensor, x_previous: Tensor, f: Tensor, dt_s: float | Tensor) -> Tensor:
+    """x_next (..., 16, 3): one variational step of dt_s seconds, x_next = 2 x_now - x_previous + dt^2 a.
+
+    With x_next in the place of x_previous it is the step back in time, exactly. f (..., 16, 3) acts at x_now. Lengths
+    of x_next are body.lengths_m. dt_s: a number, or (...) one per leading element. Differentiable in x_now, x_previous
+    and f (through the solution, not through the iterations).
+    Raises ValueError, naming batch element and frame, where the constraints find no solution.
+    """
+    body = body.to(x_now)
+    dt_squared = torch.as_tensor(dt_s, dtype=x_now.dtype, device=x_now.device).square()[..., None, None]
+    base = 2 * x_now - x_previous + dt_squared * (body.inverse_mass @ f)
+    along = body.incidence @ x_now
+    lengths_squared = body.lengths_m.square()
+    tolerance = NEWTON_TOLERANCE_EPS * torch.finfo(x_now.dtype).eps
+
+    def residual_and_jacobian(tension: Tensor) -> tuple[Tensor, Tensor]:
+        along_next = body.incidence @ (base + body.constraint_response @ (tension[..., None] * along))
+        residual = 0.5 * (along_next.square().sum(-1) - lengths_squared)
+        return residual, body.constraint_coupling * (along_next @ along.transpose(-1, -2))
+
+    # `tension` is dt^2 lambda, so that nothing here scales with the time step.
+    with torch.no_grad():
+        tension = torch.zeros(base.shape[:-2] + along.shape[-2:-1], dtype=base.dtype, device=base.device)
+        for _ in range(MAX_NEWTON_STEPS):
+            residual, jacobian = residual_and_jacobian(tension)
+            error = residual.abs() / lengths_squared
+            if not bool((error > tolerance).any()) and bool(torch.isfinite(error).all()):
+                break
+            step, info = torch.linalg.solve_ex(jacobian, residual)
+            # A singular element keeps NaN and is named below; the others still converge.
+            tension = tension - torch.where((info == 0)[..., None], step, torch.nan)
+        else:
+            _refuse(~(error <= tolerance), "a time step found no solution for constraint", error)
+    # One Newton step from the solution changes nothing but carries the exact derivatives (implicit function theorem).
+    residual, jacobian = residual_and_jacobian(tension)
+    tension = tension - torch.linalg.solve(jacobian, residual)
+    x_next: Tensor = base + body.constraint_response @ (tension[..., None] * along)
+    return x_next
+
+
+def project_velocity(body: Body, x: Tensor, v: Tensor) -> Tensor:
+    """The velocities nearest to v (least kinetic energy of the change) that keep the lengths; x, v (..., 16, 3)."""
+    body = body.to(x)
+    along = body.incidence @ x
+    tension = _solve_tensions(body, x, along, (along * (body.incidence @ v)).sum(-1))
+    return v - body.constraint_response @ (tension[..., None] * along)
+
+
+def internal_force(body: Body, x: Tensor, f: Tensor) -> Tensor:
+    """The part of f (..., 16, 3) that changes neither momentum nor angular momentum: what muscles can do.
+
+    Subtracts M times the rigid acceleration that f's resultant and moment about the centre of mass would give.
+    """
+    body = body.to(x)
+    r = x - center_of_mass(body, x)[..., None, :]
+    resultant = f.sum(-2, keepdim=True)
+    spin = rigid_spin(body, x, torch.linalg.cross(r, f).sum(-2))
+    rigid = resultant / body.mass_kg + torch.linalg.cross(spin[..., None, :].expand_as(r), r)
+    internal: Tensor = f - body.mass @ rigid
+    return internal
+
+
+def rigid_spin(body: Body, x: Tensor, moment: Tensor) -> Tensor:
+    """I^-1 moment (..., 3): how a moment about the centre of mass spins up (rad/s^2) the body if it were rigid.
+
+    Raises ValueError, naming batch element and frame, where all points lie on one line.
+    """
+    spin: Tensor
+    spin, info = torch.linalg.solve_ex(inertia(body, x), moment)
+    if bool((info != 0).any()):
+        length = (body.to(x).incidence @ x).norm(dim=-1)
+        _refuse(
+            (info != 0)[..., None].expand(length.shape), "the body has no inertia about some axis; length of", length
+        )
+    return spin
+
+
+def contact_force(
+    body: Body, normal: Tensor, tangent: Tensor, up: Tensor, contact_probability: Tensor, friction: float = 0.8
+) -> Tensor:
+    """Forces (..., 16, 3) in newtons of a floor that pushes, never pulls, inside its friction cone.
+
+    normal (..., 16): softplus of it is the push in body weights. tangent (..., 16, 3): direction and, saturating, the
+    share of the friction limit that is used; only its horizontal part counts. up (..., 3): unit. contact_probability
+    (...): 0 in flight, where the result is exactly zero. friction: 0.8, dry feet or shoes on a floor exercise carpet.
+    """
+    up = up[..., None, :]
+    push = body.mass_kg * STANDARD_GRAVITY * torch.nn.functional.softplus(normal) * contact_probability[..., None]
+    tangent = tangent - (tangent * up).sum(-1, keepdim=True) * up
+    # |u| / sqrt(1 + |u|^2) < 1: small demands pass unchanged, none leaves the cone.
+    tangent = tangent / (1 + tangent.square().sum(-1, keepdim=True)).sqrt()
+    return push[..., None] * (up + friction * tangent)
+
+
+def _solve_tensions(body: Body, x: Tensor, along: Tensor, right_side: Tensor) -> Tensor:
+    """S^-1 right_side, (..., 16), S = A o (D D^T)."""
+    stiffness = body.constraint_coupling * (along @ along.transpose(-1, -2))
+    factor, info = torch.linalg.cholesky_ex(stiffness)
+    solution = torch.cholesky_solve(right_side[..., None], factor)[..., 0]
+    # One reduction on the way through; what exactly is wrong is looked for only if something is.
+    healthy = (info == 0).all() & torch.isfinite(solution).all()
+    length_squared = stiffness.detach().diagonal(dim1=-2, dim2=-1) / body.constraint_coupling.diagonal()
+    if not bool(healthy & (length_squared.min() > SHORTEST_M**2)):
+        _refuse(~torch.isfinite(x).all(-1), "x is not finite at point", x.sum(-1), POINT_NAMES)
+        _refuse(length_squared <= SHORTEST_M**2, "no length in metres at constraint", length_squared.sqrt())
+        _refuse(~torch.isfinite(solution), "velocities or forces are not finite, tension of constraint", solution)
+        raise ValueError("the constraints' matrix is singular")
+    return solution
+
+
+def _refuse(bad: Tensor, what: str, value: Tensor, names: tuple[str, ...] = CONSTRAINT_NAMES) -> None:
+    """Raise ValueError for the first true element of bad (..., 16), if any, saying what, which, where and the value."""
+    if not bool(bad.any()):
+        return
+    *element, index = bad.nonzero()[0].tolist()
+    levels = ("batch element", "frame", "index", "index")
+    place = ", ".join(f"{level} {number}" for level, number in zip(levels, element, strict=False))
+    seen = value.expand(bad.shape)[(*element, index)].item()
+    raise ValueError(f"{what} {names[index]}, {place or 'the only element'}: seen {seen:.3g}")

@@ -1,0 +1,425 @@
+"""Re-estimate joints with Euler-Lagrange dynamics, forward and backward in time.
+
+Path:    Pose3D -> PhysicsPose
+Solves:  M a = f + E^T (lambda o D) for a, with f = internal muscles + contacts + weight (dynamics.py); then a motion
+         that obeys a, the image and the bones (trajectory.py, refine.py)
+Letters: B clips, T frames, J = 17 joints, P = 16 points (joints without the root), D width, N features
+Units:   metre, second, kilogram; always float32 or better
+Frames:  camera, x right, y down, z forward; gravity as a vector in it
+[1] FinePhys, arXiv:2505.13437.  We differ: the mass matrix is derived, not predicted; accelerations come in parallel
+    from S_dd, never from a rollout; forward and reverse time are one banded solve (`recursion="solve"`), the paper's
+    recursion stays as "bidirectional" and "forward"; the image is looked at again.
+
+The network predicts only what mechanics leaves open (muscles, contacts, what to trust), as corrections to values read
+off S_dd: its last layers start at zero, so that an untrained PhysNet is a sane smoother on constant bones.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.nn import functional
+
+from finephys.physics.body import (
+    NUM_POINTS,
+    STANDARD_GRAVITY,
+    Body,
+    bone_lengths,
+    center_of_mass,
+    constraint_lengths,
+    gravity_force,
+    joints_of,
+    on_body,
+    points_of,
+)
+from finephys.physics.dynamics import contact_force, forward_dynamics, internal_force
+from finephys.physics.refine import refine
+from finephys.physics.trajectory import (
+    acceleration,
+    factorise,
+    filter_both_ways,
+    filter_forward,
+    fold_points,
+    impose_flight,
+    smooth,
+    solve,
+    velocity,
+)
+from finephys.pose.camera import unproject
+from finephys.skeleton import BONES, JOINT_NAMES, MIRROR_BONES, NUM_BONES, NUM_JOINTS
+
+Recursion = Literal["solve", "bidirectional", "forward"]
+
+# S_dd is differentiated twice: this much smoothing makes its noise (a few centimetres) comparable to accelerations.
+SMOOTHING_S = 0.045
+# Where the untrained network balances image, S_dd, bones and dynamics; the heads scale each by up to e^3.
+IMAGE_NOISE_M = 0.03
+POSITION_NOISE_M = 0.05
+BONE_NOISE_M = 0.005
+DYNAMICS_TIME_S = 0.03
+FLIGHT_PATH_TIME_S = 0.25
+# Shorter: a slow error of the shape looks like a slow loss of angular momentum, and must not turn the body for it.
+FLIGHT_TURN_TIME_S = 0.1
+# Height above the lowest point over which the floor's push is shared while nothing has been learned.
+CONTACT_HEIGHT_M = 0.05
+FRICTION = 0.8
+# Logits of "in flight" and of "take S_dd" before training: flight must be learned before it is imposed.
+FLIGHT_BIAS = -4.0
+GATE_BIAS = -1.0
+# Half the distance between a small child's hip joints is ten times this.
+SHORTEST_BONE_M = 0.005
+# What a head output of 1 means.
+MUSCLE_MPS2 = 20.0
+BONE_LOG_SCALE = 0.1
+
+
+@dataclass(frozen=True)
+class PhysicsPose:
+    """joints_pp_BTJ3: S_pp, metres, camera frame.  gate_BTJ: share of S_dd in the fusion, 0..1.  flight_logit_BT.
+    acceleration_BTJ3: a_EL of the Euler-Lagrange equations, m/s^2."""
+
+    joints_pp_BTJ3: Tensor
+    gate_BTJ: Tensor
+    flight_logit_BT: Tensor
+    acceleration_BTJ3: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhysNetConfig:
+    """width, num_layers, num_heads: of the transformer.  attention_s: how far in time a frame attends, either way.
+
+    recursion: "solve" over all time at once, or step "bidirectional" or "forward" as [1] does.
+    num_gauss_newton_steps: looks at the image, each followed by the dynamics again; 0 for none.
+    """
+
+    width: int = 96
+    num_layers: int = 3
+    num_heads: int = 4
+    attention_s: float = 0.6
+    num_gauss_newton_steps: int = 2
+    recursion: Recursion = "solve"
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        if self.recursion not in get_args(Recursion):
+            raise ValueError(f"recursion is {self.recursion!r}, wanted one of {', '.join(get_args(Recursion))}")
+        if self.num_gauss_newton_steps < 0:
+            raise ValueError(f"num_gauss_newton_steps is {self.num_gauss_newton_steps}, wanted 0 or more")
+
+
+# Accelerations do not depend on mass or height; lengths are read off S_dd.
+_BODY = Body.from_anthropometry(mass_kg=50.0, height_m=1.6).to(torch.empty(0, dtype=torch.float32))
+
+# What the heads predict per frame, and how many numbers of each.
+HEADS = {
+    "muscle": NUM_POINTS * 3,
+    "normal": NUM_POINTS,
+    "tangent": NUM_POINTS * 3,
+    "position_trust": NUM_POINTS,
+    "dynamics_trust": NUM_POINTS,
+    "image_trust": NUM_JOINTS,
+    "gate": NUM_JOINTS,
+    "flight": 1,
+}
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """What S_dd says, smoothed and on constant bones.
+
+    x_BTP3, v_BTP3, a_BTP3: points, m, m/s, m/s^2.  height_BTP: above the frame's lowest point.  up_B3 unit.
+    gravity_B3: m/s^2.  center_a_BT3: of the centre of mass.
+    """
+
+    x_BTP3: Tensor
+    v_BTP3: Tensor
+    a_BTP3: Tensor
+    height_BTP: Tensor
+    up_B3: Tensor
+    gravity_B3: Tensor
+    center_a_BT3: Tensor
+
+
+class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """S_dd and the 2D joints it came from -> S_pp. See the module's docstring."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int = 96,
+        num_layers: int = 3,
+        num_heads: int = 4,
+        attention_s: float = 0.6,
+        num_gauss_newton_steps: int = 2,
+        recursion: Recursion = "solve",
+    ) -> None:
+        super().__init__()
+        PhysNetConfig(
+            width=width,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            attention_s=attention_s,
+            num_gauss_newton_steps=num_gauss_newton_steps,
+            recursion=recursion,
+        )
+        self.attention_s, self.num_gauss_newton_steps, self.recursion = attention_s, num_gauss_newton_steps, recursion
+        self.embed = nn.Linear(_num_features(), width)
+        # Order in time by a convolution rather than by position codes: a clip may be of any length.
+        self.order = nn.Conv1d(width, width, 9, padding=4, groups=width)
+        layer = nn.TransformerEncoderLayer(
+            width, num_heads, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
+        self.norm = nn.LayerNorm(width)
+        self.frame_heads = nn.Linear(width, sum(HEADS.values()))
+        self.body_head = nn.Linear(width, NUM_BONES)
+        # Logarithms of how much harder than by default the centre of mass and the body's turning follow mechanics in
+        # flight.
+        self.flight_trust = nn.Parameter(torch.zeros(2))
+        for head in (self.frame_heads, self.body_head):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def forward(
+        self,
+        joints_dd_BTJ3: Tensor,
+        joints_px_BTJ2: Tensor,
+        confidence_BTJ: Tensor,
+        intrinsics_B33: Tensor,
+        gravity_B3: Tensor,
+        dt_s_B: Tensor,
+        is_static_B: Tensor,
+    ) -> PhysicsPose:
+        """S_pp and what belongs to it.
+
+        joints_dd_BTJ3: S_dd, metres, absolute in the camera frame.  joints_px_BTJ2, confidence_BTJ: the detected 2D;
+        a joint that is not finite counts as not seen.
+        intrinsics_B33: pixels.  gravity_B3: unit, points down.  dt_s_B: seconds between frames.  is_static_B: bool;
+        where the camera moves, neither the parabola nor the conservation of momentum holds in its frame and both are
+        off. T >= 2. Computes in float32 whatever autocast says.
+        Raises ValueError, naming clip and frame, for S_dd that is not finite or that has a bone without length.
+        """
+        _check(joints_dd_BTJ3, joints_px_BTJ2, confidence_BTJ)
+        with torch.autocast(joints_dd_BTJ3.device.type, enabled=False):
+            joints_dd_BTJ3, confidence_BTJ, dt_s_B = (t.float() for t in (joints_dd_BTJ3, confidence_BTJ, dt_s_B))
+            rays_BTJ2 = unproject(joints_px_BTJ2.float(), intrinsics_B33.float()[:, None])
+            is_seen_BTJ = torch.isfinite(rays_BTJ2).all(-1)
+            rays_BTJ2 = torch.where(is_seen_BTJ[..., None], rays_BTJ2, _seen_rays(joints_dd_BTJ3))
+            confidence_BTJ = confidence_BTJ * is_seen_BTJ
+            return self._re_estimate(
+                joints_dd_BTJ3, rays_BTJ2, confidence_BTJ, gravity_B3.float(), dt_s_B, is_static_B.bool()
+            )
+
+    def _re_estimate(
+        self,
+        joints_dd_BTJ3: Tensor,
+        rays_BTJ2: Tensor,
+        confidence_BTJ: Tensor,
+        gravity_B3: Tensor,
+        dt_s_B: Tensor,
+        is_static_B: Tensor,
+    ) -> PhysicsPose:
+        body = _BODY.to(joints_dd_BTJ3)
+        # Noise makes every distance longer, so lengths are read where most of it is smoothed away.
+        smooth_BTP3 = smooth(points_of(joints_dd_BTJ3), dt_s_B, SMOOTHING_S)
+        bones_B = bone_lengths(joints_of(smooth_BTP3)).median(1).values
+        bones_B = 0.5 * (bones_B + bones_B[:, list(MIRROR_BONES)])
+        _check_bones(bones_B)
+        seen = _observe(body, smooth_BTP3, bones_B, gravity_B3, dt_s_B)
+        features_BTN = _features(seen, joints_dd_BTJ3, rays_BTJ2, confidence_BTJ, is_static_B)
+        hidden_BTD = self._encode(features_BTN, dt_s_B)
+        names = zip(HEADS, self.frame_heads(hidden_BTD).float().split(list(HEADS.values()), -1))
+        head = dict(names)
+
+        correction_B = BONE_LOG_SCALE * self.body_head(hidden_BTD.mean(1)).float()
+        bones_B = bones_B * (0.5 * (correction_B + correction_B[:, list(MIRROR_BONES)])).exp()
+        flight_logit_BT = head["flight"][..., 0] + FLIGHT_BIAS
+        flight_BT = torch.sigmoid(flight_logit_BT)
+
+        a_BTP3 = _euler_lagrange(body, seen, head, flight_BT, is_static_B)
+        x_BTP3 = self._integrate(
+            seen,
+            joints_dd_BTJ3,
+            rays_BTJ2,
+            confidence_BTJ,
+            bones_B,
+            a_BTP3,
+            head,
+            flight_BT * is_static_B[:, None],
+            dt_s_B,
+        )
+        return PhysicsPose(
+            joints_pp_BTJ3=joints_of(x_BTP3),
+            gate_BTJ=torch.sigmoid(head["gate"] + GATE_BIAS),
+            flight_logit_BT=flight_logit_BT,
+            acceleration_BTJ3=joints_of(a_BTP3),
+        )
+
+    def _encode(self, features_BTN: Tensor, dt_s_B: Tensor) -> Tensor:
+        hidden_BTD = self.embed(features_BTN.to(self.embed.weight.dtype))
+        hidden_BTD = hidden_BTD + self.order(hidden_BTD.transpose(1, 2)).transpose(1, 2)
+        num_clips, num_frames, _ = features_BTN.shape
+        frame = torch.arange(num_frames, device=features_BTN.device)
+        apart_s_BTT = (frame[:, None] - frame).abs() * dt_s_B[:, None, None]
+        too_far_BTT = apart_s_BTT > self.attention_s
+        num_heads = self.layers.layers[0].self_attn.num_heads
+        mask = too_far_BTT[:, None].expand(num_clips, num_heads, num_frames, num_frames).flatten(0, 1)
+        encoded_BTD: Tensor = self.norm(self.layers(hidden_BTD, mask=mask))
+        return encoded_BTD
+
+    def _integrate(
+        self,
+        seen: _Observed,
+        joints_dd_BTJ3: Tensor,
+        rays_BTJ2: Tensor,
+        confidence_BTJ: Tensor,
+        bones_B: Tensor,
+        a_BTP3: Tensor,
+        head: dict[str, Tensor],
+        flight_BT: Tensor,
+        dt_s_B: Tensor,
+    ) -> Tensor:
+        """Motion x_BTP3 between S_dd, the accelerations and the image, on the bones."""
+        body = _BODY.to(joints_dd_BTJ3)
+        # Not below a tenth: a joint that is never seen still has a place.
+        sure_BTJ = 0.1 + 0.9 * confidence_BTJ
+        weight_BTP = sure_BTJ[..., 1:] * _trust(head["position_trust"])
+        stiffness_BTP = (DYNAMICS_TIME_S / dt_s_B)[:, None, None].pow(4) * _trust(head["dynamics_trust"])
+        path_trust, turn_trust = _trust(self.flight_trust.float()).unbind()
+        path_stiffness_B = path_trust * (FLIGHT_PATH_TIME_S / dt_s_B).pow(4)
+        turn_stiffness_B = turn_trust * (FLIGHT_TURN_TIME_S / dt_s_B).pow(4)
+        lengths_BC = constraint_lengths(bones_B)
+        image_weight_BTJ = confidence_BTJ.square() * _trust(head["image_trust"]) / IMAGE_NOISE_M**2
+        prior_weight_BTP = weight_BTP / POSITION_NOISE_M**2
+        if self.recursion == "solve":
+            factor = factorise(fold_points(weight_BTP), fold_points(stiffness_BTP))
+
+        def follow_dynamics(target_BTP3: Tensor) -> Tensor:
+            if self.recursion == "solve":
+                x = solve(factor, target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
+            elif self.recursion == "bidirectional":
+                x = filter_both_ways(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
+            else:
+                x = filter_forward(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
+            return impose_flight(body, x, flight_BT, seen.gravity_B3, dt_s_B, path_stiffness_B, turn_stiffness_B)
+
+        x_BTP3 = follow_dynamics(points_of(joints_dd_BTJ3))
+        for _ in range(self.num_gauss_newton_steps):
+            x_BTP3 = refine(body, x_BTP3, rays_BTJ2, image_weight_BTJ, lengths_BC, BONE_NOISE_M**-2, prior_weight_BTP)
+            x_BTP3 = follow_dynamics(x_BTP3)
+        return on_body(x_BTP3, bones_B[:, None])
+
+
+def _observe(body: Body, smooth_BTP3: Tensor, bones_B: Tensor, gravity_B3: Tensor, dt_s_B: Tensor) -> _Observed:
+    x_BTP3 = on_body(smooth_BTP3, bones_B[:, None])
+    up_B3 = -functional.normalize(gravity_B3, dim=-1)
+    height_BTP = (x_BTP3 * up_B3[:, None, None]).sum(-1)
+    a_BTP3 = acceleration(smooth_BTP3, dt_s_B)
+    return _Observed(
+        x_BTP3=x_BTP3,
+        v_BTP3=velocity(x_BTP3, dt_s_B),
+        a_BTP3=a_BTP3,
+        height_BTP=height_BTP - height_BTP.amin(-1, keepdim=True),
+        up_B3=up_B3,
+        gravity_B3=-STANDARD_GRAVITY * up_B3,
+        center_a_BT3=center_of_mass(body, a_BTP3),
+    )
+
+
+def _euler_lagrange(
+    body: Body, seen: _Observed, head: dict[str, Tensor], flight_BT: Tensor, is_static_B: Tensor
+) -> Tensor:
+    """a_EL_BTP3 in m/s^2: muscles that conserve momentum, contacts that only push, and weight."""
+    muscle_BTP3 = seen.a_BTP3 + MUSCLE_MPS2 * head["muscle"].unflatten(-1, (NUM_POINTS, 3))
+    f_BTP3 = internal_force(body, seen.x_BTP3, body.mass @ muscle_BTP3)
+
+    # Untrained, the floor gives what the observed centre of mass asks for, at the lowest points.
+    demand_BT3 = seen.center_a_BT3 - seen.gravity_B3[:, None]
+    push_BT1 = (demand_BT3 * seen.up_B3[:, None]).sum(-1, keepdim=True).clamp_min(0.0)
+    share_BTP = functional.softmax(-seen.height_BTP / CONTACT_HEIGHT_M, -1)
+    weights_BTP = share_BTP * push_BT1 / STANDARD_GRAVITY
+    normal_BTP = _inverse_softplus(weights_BTP) + head["normal"]
+    slide_BT3 = demand_BT3 / (FRICTION * (push_BT1 + 0.1 * STANDARD_GRAVITY))
+    tangent_BTP3 = slide_BT3[:, :, None] + head["tangent"].unflatten(-1, (NUM_POINTS, 3))
+    floor_BTP3 = contact_force(body, normal_BTP, tangent_BTP3, seen.up_B3[:, None], 1 - flight_BT, FRICTION)
+    external_BTP3 = floor_BTP3 + gravity_force(body, seen.gravity_B3)[:, None]
+
+    # In the frame of a moving camera the body's own path is not mechanics: take it as it was seen.
+    carried_BTP3 = body.mass.sum(1)[:, None] * seen.center_a_BT3[:, :, None]
+    f_BTP3 = f_BTP3 + torch.where(is_static_B[:, None, None, None], external_BTP3, carried_BTP3)
+    a_BTP3, _ = forward_dynamics(body, seen.x_BTP3, seen.v_BTP3, f_BTP3)
+    return a_BTP3
+
+
+def _features(
+    seen: _Observed, joints_dd_BTJ3: Tensor, rays_BTJ2: Tensor, confidence_BTJ: Tensor, is_static_B: Tensor
+) -> Tensor:
+    """What the network sees, each of order one. Nothing here says where the body is, only how it moves."""
+    num_clips, num_frames = confidence_BTJ.shape[:2]
+    root_BT13 = joints_dd_BTJ3[:, :, :1]
+    depth_BT11 = root_BT13[..., 2:].clamp_min(0.1)
+    scene_B = torch.cat([seen.gravity_B3 / STANDARD_GRAVITY, is_static_B[:, None].to(confidence_BTJ)], -1)
+    parts = [
+        ((joints_dd_BTJ3 - root_BT13) / 0.3).flatten(2),
+        (seen.v_BTP3 / 3.0).flatten(2),
+        (seen.a_BTP3 / 20.0).flatten(2),
+        ((rays_BTJ2 - rays_BTJ2[:, :, :1]) * depth_BT11 / 0.3).flatten(2),
+        ((_seen_rays(joints_dd_BTJ3) - rays_BTJ2) * depth_BT11 / 0.05).flatten(2),
+        confidence_BTJ,
+        seen.height_BTP / 0.5,
+        (seen.center_a_BT3 - seen.gravity_B3[:, None]) / STANDARD_GRAVITY,
+        scene_B[:, None].expand(num_clips, num_frames, -1),
+    ]
+    # A lost joint can be anywhere in the image; its size must not drown the rest.
+    return torch.cat(parts, -1).clamp(-5.0, 5.0)
+
+
+def _seen_rays(joints_BTJ3: Tensor) -> Tensor:
+    return joints_BTJ3[..., :2] / joints_BTJ3[..., 2:].clamp_min(0.1)
+
+
+def _num_features() -> int:
+    return NUM_JOINTS * (3 + 2 + 2 + 1) + NUM_POINTS * (3 + 3 + 1) + 3 + 4
+
+
+def _trust(logit: Tensor) -> Tensor:
+    """A factor between e^-3 and e^3, 1 at 0."""
+    return (3.0 * torch.tanh(logit / 3.0)).exp()
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    """x with softplus(x) = y for y >= 1e-4, that of 1e-4 below."""
+    y = y.clamp_min(1e-4)
+    return y + torch.log(-torch.expm1(-y))
+
+
+def _check(joints_dd_BTJ3: Tensor, joints_px_BTJ2: Tensor, confidence_BTJ: Tensor) -> None:
+    shape = tuple(confidence_BTJ.shape)
+    if len(shape) != 3 or shape[1] < 2 or shape[2] != NUM_JOINTS:
+        raise ValueError(f"confidence has shape {shape}, wanted (B, T, {NUM_JOINTS}) with T >= 2")
+    if tuple(joints_dd_BTJ3.shape) != (*shape, 3) or tuple(joints_px_BTJ2.shape) != (*shape, 2):
+        raise ValueError(
+            f"joints_dd {tuple(joints_dd_BTJ3.shape)} and joints_px {tuple(joints_px_BTJ2.shape)} do not belong to "
+            f"confidence {shape}, wanted (B, T, {NUM_JOINTS}, 3) and (B, T, {NUM_JOINTS}, 2)"
+        )
+    finite_BT = torch.isfinite(joints_dd_BTJ3).all(-1).all(-1)
+    if not bool(finite_BT.all()):
+        clip, frame = (~finite_BT).nonzero()[0].tolist()
+        raise ValueError(f"joints_dd is not finite in batch element {clip}, frame {frame}")
+
+
+def _check_bones(bones_B: Tensor) -> None:
+    is_short_B = bones_B < SHORTEST_BONE_M
+    if bool(is_short_B.any()):
+        clip, bone = is_short_B.nonzero()[0].tolist()
+        parent, child = (JOINT_NAMES[joint] for joint in BONES[bone])
+        raise ValueError(
+            f"joints_dd has bones of {bones_B[clip, bone].item():.2g} m between {parent} and {child} in batch element "
+            f"{clip}, wanted {SHORTEST_BONE_M} m or more: is the lifter trained?"
+        )
