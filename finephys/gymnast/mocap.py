@@ -1,0 +1,155 @@
+"""Real motion capture, from the files that the pybullet package ships, as body-part rotations on an even time grid.
+
+Path:    (before the path) motion capture -> Motion -> gymnast -> shard
+Letters: T frames, P = 15 body parts
+Units:   metre, second;  Frames: world, y up; the captured person starts off facing +x, with the right hand at +z
+
+The files are DeepMimic's [1]: a root position, and quaternions of a spherical or angles of a hinge joint, each relative
+to its parent part. Every part's rotation here is relative to standing upright with the arms hanging down.
+We differ: frames of 16 to 60 a second are retimed with rotation splines, and three files, whose flights do not fall at
+9.81 m/s^2 as recorded, are slowed or sped up until they do.
+[1] Peng et al., DeepMimic, ACM TOG 2018. https://github.com/xbpeng/DeepMimic
+"""
+
+import functools
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
+from scipy.spatial.transform import Rotation, RotationSpline
+
+FLOATS = NDArray[np.float64]
+
+# (name, parent, first column of the file, whether a hinge). A hinge turns about +z: it bends forward or backward.
+_PARTS: tuple[tuple[str, int, int, bool], ...] = (
+    ("pelvis", -1, 4, False),
+    ("chest", 0, 8, False),
+    ("head", 1, 12, False),
+    ("right_thigh", 0, 16, False),
+    ("right_shin", 3, 20, True),
+    ("right_foot", 4, 21, False),
+    ("right_upper_arm", 1, 25, False),
+    ("right_forearm", 6, 29, True),
+    ("left_thigh", 0, 30, False),
+    ("left_shin", 8, 34, True),
+    ("left_foot", 9, 35, False),
+    ("left_upper_arm", 1, 39, False),
+    ("left_forearm", 11, 43, True),
+)
+PART_NAMES = tuple(name for name, *_ in _PARTS)
+NUM_PARTS = len(_PARTS)
+# rotations[:, MIRROR_PARTS] swaps left and right.
+MIRROR_PARTS = (0, 1, 2, 8, 9, 10, 11, 12, 3, 4, 5, 6, 7)
+
+# Height of the captured person's hips above the soles when standing, of DeepMimic's humanoid.
+HUMANOID_HIP_HEIGHT_M = 0.88
+
+# Factors on the recorded duration that make the centre of mass fall as gravity wants it to (spin and backflip), and
+# make the runner's flights last as long as they should.
+_DURATION_FACTOR = {"backflip": 0.849, "spin": 0.77, "run": 1.10}
+
+# Where the captured person leaves the floor.
+_AIRBORNE = ("backflip", "dance_b", "jump", "run", "spin", "spinkick")
+
+# How often a cycle is repeated; all others are played once.
+_REPEATS = {"walk": 3, "run": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Motion:
+    """How a body moves, whoever's body it is.
+
+    root_m (T,3): the middle of the hips, metres, world;  rotations (T,P,3,3): each part's rotation from standing
+    upright with the arms hanging to its place in the world, in the order of PART_NAMES;  fps: frames a second;
+    leaves_floor: there may be flights; otherwise any gap to the floor is an error of the recording.
+    """
+
+    root_m: FLOATS
+    rotations: FLOATS
+    fps: float
+    leaves_floor: bool
+
+
+class MotionCapture:
+    """One recorded motion as smooth functions of time. `duration_s` is how long it lasts for the captured person."""
+
+    def __init__(self, times_s: FLOATS, root_m: FLOATS, local_rotations: list[Rotation], leaves_floor: bool) -> None:
+        """times_s (K,) ascending, root_m (K,3), local_rotations: for each part K rotations relative to its parent."""
+        self.leaves_floor = leaves_floor
+        self.duration_s = float(times_s[-1])
+        self._root_spline = CubicSpline(times_s, root_m)
+        self._rotation_splines = [RotationSpline(times_s, rotations) for rotations in local_rotations]
+
+    def num_frames(self, fps: float, size: float = 1.0) -> int:
+        """How many frames at `fps` the whole motion gives for a body of this size."""
+        return int(self.duration_s * np.sqrt(size) * fps + 1e-6) + 1
+
+    def motion(
+        self, start_frame: int, num_frames: int, *, fps: float, size: float = 1.0, is_mirrored: bool = False
+    ) -> Motion:
+        """Cut a window out of the motion, for a body `size` times as large as the captured person's.
+
+        A body scaled by b moves in time scaled by sqrt(b) (Froude): its flights then fall with the same gravity.
+        start_frame counts frames at `fps` of the body of this size.  Raises ValueError on a window outside the motion.
+        """
+        available = self.num_frames(fps, size)
+        if start_frame < 0 or num_frames < 1 or start_frame + num_frames > available:
+            raise ValueError(f"frames {start_frame}..{start_frame + num_frames} do not lie in the motion's {available}")
+        times_s = (start_frame + np.arange(num_frames)) / fps / np.sqrt(size)
+        rotations = np.empty((num_frames, NUM_PARTS, 3, 3))
+        for part, (_, parent, _, _) in enumerate(_PARTS):
+            local = self._rotation_splines[part](times_s).as_matrix()
+            rotations[:, part] = local if parent < 0 else rotations[:, parent] @ local
+        motion = Motion(
+            root_m=size * self._root_spline(times_s), rotations=rotations, fps=fps, leaves_floor=self.leaves_floor
+        )
+        return mirror(motion) if is_mirrored else motion
+
+
+def mirror(motion: Motion) -> Motion:
+    """The same motion seen in a mirror that stands along the direction faced at first: left and right are swapped."""
+    flip = np.array([1.0, 1.0, -1.0])
+    rotations = motion.rotations[:, MIRROR_PARTS] * flip[:, None] * flip
+    return Motion(root_m=motion.root_m * flip, rotations=rotations, fps=motion.fps, leaves_floor=motion.leaves_floor)
+
+
+@functools.cache
+def load_capture(name: str) -> MotionCapture:
+    """Read a recorded motion by the name that pybullet_data gives it, such as "backflip" or "turn_left0".
+
+    Raises FileNotFoundError where there is no such recording.
+    """
+    with open(_capture_path(name), encoding="utf-8") as file:
+        rows = np.asarray(json.load(file)["Frames"], np.float64)
+    rows = _repeat(rows, _REPEATS.get(name, 1))
+    # Column 0 is the time until the next frame.
+    times_s = np.concatenate([[0.0], np.cumsum(rows[:-1, 0])]) * _DURATION_FACTOR.get(name, 1.0)
+    locals_: list[Rotation] = []
+    for _, _, column, is_hinge in _PARTS:
+        if is_hinge:
+            locals_.append(Rotation.from_rotvec(rows[:, column, None] * np.array([0.0, 0.0, 1.0])))
+        else:
+            locals_.append(Rotation.from_quat(rows[:, column : column + 4], scalar_first=True))
+    return MotionCapture(times_s, rows[:, 1:4], locals_, name in _AIRBORNE)
+
+
+def _capture_path(name: str) -> str:
+    import pybullet_data
+
+    folder = os.path.join(pybullet_data.getDataPath(), "data", "motions")
+    for path in (f"humanoid3d_{name}.txt", os.path.join("walker", f"{name}.txt")):
+        if os.path.isfile(os.path.join(folder, path)):
+            return os.path.join(folder, path)
+    raise FileNotFoundError(f"pybullet_data has no motion named {name!r} in {folder}")
+
+
+def _repeat(rows: FLOATS, repeats: int) -> FLOATS:
+    """Play a cycle several times, each from where the one before ended; its last frame is its first again."""
+    stride = np.zeros(rows.shape[1])
+    stride[[1, 3]] = rows[-1, [1, 3]] - rows[0, [1, 3]]
+    return np.concatenate(
+        [*[rows[:-1] + cycle * stride for cycle in range(repeats - 1)], rows + (repeats - 1) * stride]
+    )
