@@ -80,7 +80,7 @@ def fit_camera(mesh: PosedMesh, image_size: int, rng: np.random.Generator, *, nu
     unlucky ones the best is taken.
     """
     points_m = mesh.vertices_m[:, shared_mesh().support].astype(np.float64)
-    few_points_m = np.concatenate([points_m[::3, ::4], points_m[-1:, ::4]]).reshape(-1, 3)
+    few_points_m = np.concatenate([points_m[::3, ::12], points_m[-1:, ::12]]).reshape(-1, 3)
     best: tuple[float, Camera] | None = None
     for _ in range(num_tries):
         camera = _aimed_camera(few_points_m, image_size, rng)

@@ -1,0 +1,251 @@
+"""The two stages that train the generator: single frames on true joints, then clips through Phys-Net.
+
+Path:    clip features -> physics -> fuse -> project -> heatmaps -> guidance -> unet -> loss
+Letters: B clips, T frames at the clip's own rate, F frames that the UNet sees, J = 17 joints, L bytes of a prompt
+Units:   metres in the camera frame, pixels of the image, seconds
+
+FinePhys (arXiv:2505.13437) trains Phys-Net, guidance and UNet jointly, and so does JointModule: heatmaps are
+differentiable, so the denoising loss reaches Phys-Net. Before that the spatial layers learn from single frames, many
+times cheaper than clips (AnimateDiff's order), guided by ground truth so that no error of pose blurs the picture.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from finephys.diffusion.denoiser import DenoiserConfig, GuidedDenoiser, build_denoiser, save_half
+from finephys.diffusion.unet import motion_parameters, skip_motion
+from finephys.guidance.fuse import fuse
+from finephys.guidance.heatmaps import relative_depth
+from finephys.physics.phys_net import PhysNet, PhysNetConfig
+from finephys.physics.training import pose_losses
+from finephys.pose.camera import project
+
+# Frames of a window at the clip's own rate, and those of them that the UNet sees: every second one.
+WINDOW_FRAMES = 32
+FRAME_STRIDE = 2
+
+# A prompt travels through a batch of tensors as its UTF-8 bytes, zero-padded; what is longer is cut.
+PROMPT_BYTES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class FramesTrainingConfig:
+    """First stage: single frames, true joints, no motion modules, no Phys-Net."""
+
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    # Deviation of the noise on the true joints: the guidance of later stages is not exact either.
+    joint_jitter_px: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointTrainingConfig:
+    """Second stage: clips; Phys-Net, guidance, UNet and text encoder together."""
+
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    phys_net: PhysNetConfig = field(default_factory=PhysNetConfig)
+    # Weight of Phys-Net's own losses, where ground truth is known, against the denoising loss.
+    physics_weight: float = 1.0
+
+
+# --- batches
+
+
+def collate_frames(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
+    """One random frame of each clip, with its joints: true ones where known, else S_dd.
+
+    rows: clip features. Returns latents_BFChw (F = 1), prompt_BL (uint8), joints_cam_m_BFJ3, intrinsics_B33,
+    body_px_BFJ2, image_size_B2 (height, width).
+    """
+    _check_sizes(rows)
+    frames = [rng.integers(len(row["latents"]), size=1) for row in rows]
+    batch = _clips(rows, frames)
+    joints = [_best_joints(row)[frame] for row, frame in zip(rows, frames, strict=True)]
+    return {**batch, "joints_cam_m_BFJ3": _stack(joints)}
+
+
+def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
+    """One random window of each clip: T = 32 frames for Phys-Net, every second of them for the UNet.
+
+    rows: clip features. Returns what collate_frames does without joints_cam_m (F = 16), and joints_dd_BTJ3,
+    joints_px_BTJ2, confidence_BTJ, gravity_B3, dt_s_B, is_static_B, truth_joints_cam_m_BTJ3, in_flight_BT, has_truth_B.
+    Raises ValueError, naming the clip, on fewer than 32 frames.
+    """
+    _check_sizes(rows)
+    for row in rows:
+        if len(row["latents"]) < WINDOW_FRAMES:
+            raise ValueError(f"clip {row['clip_id']} has {len(row['latents'])} frames, wanted at least {WINDOW_FRAMES}")
+    starts = [int(rng.integers(len(row["latents"]) - WINDOW_FRAMES + 1)) for row in rows]
+    windows = [slice(start, start + WINDOW_FRAMES) for start in starts]
+    frames = [np.arange(start, start + WINDOW_FRAMES, FRAME_STRIDE) for start in starts]
+
+    def windowed(name: str) -> Tensor:
+        return _stack([row[name][window] for row, window in zip(rows, windows, strict=True)])
+
+    return {
+        **_clips(rows, frames),
+        "joints_dd_BTJ3": windowed("joints_dd"),
+        "joints_px_BTJ2": windowed("joints_px"),
+        "confidence_BTJ": windowed("confidence"),
+        "gravity_B3": _stack([row["gravity"] for row in rows]),
+        "dt_s_B": torch.tensor([1 / float(row["fps"]) for row in rows]),
+        "is_static_B": torch.tensor([bool(row["is_static"]) for row in rows]),
+        "truth_joints_cam_m_BTJ3": windowed("truth_joints_cam_m"),
+        "in_flight_BT": torch.from_numpy(
+            np.stack([np.asarray(row["in_flight"], bool)[window] for row, window in zip(rows, windows, strict=True)])
+        ),
+        "has_truth_B": torch.tensor([bool(row["has_truth"]) for row in rows]),
+    }
+
+
+def _clips(rows: Sequence[Mapping[str, Any]], frames: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    """What both stages need of each clip at its chosen frames."""
+    chosen = list(zip(rows, frames, strict=True))
+    return {
+        "latents_BFChw": _stack([row["latents"][index] for row, index in chosen]),
+        "prompt_BL": torch.from_numpy(np.stack([_prompt_bytes(row["prompt"]) for row in rows])),
+        "intrinsics_B33": _stack([row["intrinsics"] for row in rows]),
+        "body_px_BFJ2": _stack([_body_px(row, index) for row, index in chosen]),
+        "image_size_B2": torch.tensor([[int(row["height"]), int(row["width"])] for row in rows]),
+    }
+
+
+def _check_sizes(rows: Sequence[Mapping[str, Any]]) -> None:
+    sizes = {(int(row["height"]), int(row["width"])) for row in rows}
+    if len(sizes) != 1:
+        raise ValueError(f"clips of a batch have sizes (height, width) {sorted(sizes)}, wanted one size")
+
+
+def _best_joints(row: Mapping[str, Any]) -> np.ndarray:
+    return np.asarray(row["truth_joints_cam_m"] if row["has_truth"] else row["joints_dd"])
+
+
+def _body_px(row: Mapping[str, Any], index: np.ndarray) -> np.ndarray:
+    """Where the body is in the picture: projected truth where known, else the detected joints."""
+    if not row["has_truth"]:
+        detected: np.ndarray = np.asarray(row["joints_px"])[index]
+        return detected
+    joints = torch.from_numpy(np.asarray(row["truth_joints_cam_m"], np.float32)[index])
+    intrinsics = torch.from_numpy(np.asarray(row["intrinsics"], np.float32))
+    return np.asarray(project(joints, intrinsics))
+
+
+def _stack(arrays: Sequence[Any]) -> Tensor:
+    return torch.from_numpy(np.stack([np.asarray(array, np.float32) for array in arrays]))
+
+
+def _prompt_bytes(prompt: str) -> np.ndarray:
+    encoded: np.ndarray = np.frombuffer(prompt.encode()[:PROMPT_BYTES], np.uint8)
+    padded: np.ndarray = np.pad(encoded, (0, PROMPT_BYTES - len(encoded)))
+    return padded
+
+
+def _prompts(prompt_BL: Tensor) -> list[str]:
+    # A cut inside a character leaves half of one: dropped.
+    return [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in prompt_BL.cpu().numpy()]
+
+
+# --- modules
+
+
+def build_frames(config: FramesTrainingConfig, init: Path | None) -> "FramesTraining":
+    """The first stage, fresh or from the parts in the pipeline folder `init`."""
+    return FramesTraining(config, build_denoiser(config.denoiser, init))
+
+
+def build(config: JointTrainingConfig, init: Path | None) -> "JointModule":
+    """The second stage. From `init` come the denoiser and Phys-Net, each where it lies there, else fresh."""
+    if init is not None and (init / "phys_net").is_dir():
+        phys_net = PhysNet.from_pretrained(init / "phys_net")
+    else:
+        phys_net = PhysNet(**asdict(config.phys_net))
+    return JointModule(config, phys_net, build_denoiser(config.denoiser, init))
+
+
+class FramesTraining(nn.Module):
+    """The denoiser on single frames; motion modules neither run nor learn."""
+
+    def __init__(self, config: FramesTrainingConfig, denoiser: GuidedDenoiser) -> None:
+        super().__init__()
+        self.config = config
+        self.denoiser = denoiser
+        for parameter in motion_parameters(denoiser.unet):
+            parameter.requires_grad_(False)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of one batch of collate_frames: loss = denoise (body-weighted), and mse."""
+        joints = batch["joints_cam_m_BFJ3"]
+        joints_px = project(joints, batch["intrinsics_B33"][:, None])
+        joints_px = joints_px + self.config.joint_jitter_px * torch.randn_like(joints_px)
+        with skip_motion(self.denoiser.unet):
+            losses = self.denoiser(
+                batch["latents_BFChw"],
+                _prompts(batch["prompt_BL"]),
+                joints_px,
+                relative_depth(joints),
+                batch["body_px_BFJ2"],
+                _image_size(batch),
+            )
+        return {"loss": losses["denoise"], **losses}
+
+    def export(self, folder: Path) -> None:
+        """Write unet, text_encoder, tokenizer, guidance_encoder and scheduler below `folder`, in half precision."""
+        self.denoiser.export(Path(folder))
+
+
+class JointModule(nn.Module):
+    """Phys-Net and the denoiser, trained as one: S_dd in, denoising and physics losses out."""
+
+    def __init__(self, config: JointTrainingConfig, phys_net: PhysNet, denoiser: GuidedDenoiser) -> None:
+        super().__init__()
+        self.config = config
+        self.phys_net = phys_net
+        self.denoiser = denoiser
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Losses of one batch of collate: loss = denoise + physics_weight * physics; their parts beside them."""
+        joints_dd = batch["joints_dd_BTJ3"]
+        physics = self.phys_net(
+            joints_dd,
+            batch["joints_px_BTJ2"],
+            batch["confidence_BTJ"],
+            batch["intrinsics_B33"],
+            batch["gravity_B3"],
+            batch["dt_s_B"],
+            batch["is_static_B"].bool(),
+        )
+        fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
+        seen = fused[:, ::FRAME_STRIDE]
+        losses = self.denoiser(
+            batch["latents_BFChw"],
+            _prompts(batch["prompt_BL"]),
+            project(seen, batch["intrinsics_B33"][:, None]),
+            relative_depth(seen),
+            batch["body_px_BFJ2"],
+            _image_size(batch),
+        )
+        losses |= pose_losses(
+            physics,
+            fused,
+            batch["truth_joints_cam_m_BTJ3"],
+            batch["in_flight_BT"].bool(),
+            batch["dt_s_B"],
+            batch["has_truth_B"].bool(),
+        )
+        loss = losses["denoise"] + self.config.physics_weight * losses["physics"]
+        return {"loss": loss, **losses}
+
+    def export(self, folder: Path) -> None:
+        """Write the denoiser's parts and phys_net below `folder`, in half precision."""
+        self.denoiser.export(Path(folder))
+        save_half(self.phys_net, Path(folder) / "phys_net")
+
+
+def _image_size(batch: Mapping[str, Tensor]) -> tuple[int, int]:
+    height, width = batch["image_size_B2"][0].tolist()
+    return int(height), int(width)

@@ -1,0 +1,190 @@
+"""The two training stages: what a batch holds, what learns, what stays still, and that export and build agree."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+
+from finephys.diffusion.denoiser import DenoiserConfig
+from finephys.diffusion.joint import (
+    FramesTrainingConfig,
+    JointTrainingConfig,
+    build,
+    build_frames,
+    collate,
+    collate_frames,
+)
+from finephys.diffusion.unet import motion_parameters
+from finephys.guidance.encoder import GuidanceEncoderConfig
+from finephys.physics.phys_net import PhysNetConfig
+from tests.diffusion.conftest import feature_row
+
+PHYS_NET = PhysNetConfig(width=16, num_layers=1, num_heads=2, num_gauss_newton_steps=1)
+
+
+@pytest.fixture
+def rows():
+    return [feature_row(seed=seed) for seed in range(2)]
+
+
+def test_frames_batch_pairs_latents_with_their_joints(rows):
+    for row in rows:
+        # Each frame carries its own number.
+        row["latents"] = np.ones_like(row["latents"]) * np.arange(40)[:, None, None, None]
+        row["truth_joints_cam_m"] = row["truth_joints_cam_m"] * 0 + np.arange(1, 41)[:, None, None]
+    batch = collate_frames(rows, np.random.default_rng(0))
+    assert batch["latents_BFChw"].shape == (2, 1, 4, 16, 16)
+    numbers = batch["latents_BFChw"][:, 0, 0, 0, 0]
+    assert torch.equal(batch["joints_cam_m_BFJ3"][:, 0, 0, 0], numbers + 1)
+    assert bytes(batch["prompt_BL"][0].numpy()).rstrip(b"\0").decode() == rows[0]["prompt"]
+
+
+def test_joint_batch_holds_a_window_and_every_second_frame_of_it(rows):
+    for row in rows:
+        row["latents"] = np.ones_like(row["latents"]) * np.arange(40)[:, None, None, None]
+        row["joints_dd"] = row["joints_dd"] * 0 + np.arange(40)[:, None, None].astype(np.float32)
+    batch = collate(rows, np.random.default_rng(1))
+    native, seen = batch["joints_dd_BTJ3"][:, :, 0, 0], batch["latents_BFChw"][:, :, 0, 0, 0]
+    assert native.shape == (2, 32)
+    assert seen.shape == (2, 16)
+    assert torch.equal(seen, native[:, ::2])
+    assert (native.diff(dim=1) == 1).all()
+    assert torch.allclose(batch["dt_s_B"], torch.tensor(1 / 30))
+
+
+def test_clips_without_truth_fall_back_on_what_was_detected(rows):
+    row = rows[0] | {"has_truth": False, "truth_joints_cam_m": np.zeros((40, 17, 3), np.float32)}
+    batch = collate_frames([row], np.random.default_rng(0))
+    assert batch["joints_cam_m_BFJ3"][..., 2].min() > 1
+    assert any(np.array_equal(batch["body_px_BFJ2"][0, 0], frame) for frame in row["joints_px"])
+
+
+def test_short_clips_and_mixed_sizes_are_named(rows):
+    short = {**feature_row(20), "clip_id": "too-short"}
+    with pytest.raises(ValueError, match="too-short has 20 frames, wanted at least 32"):
+        collate([short], np.random.default_rng(0))
+    with pytest.raises(ValueError, match="one size"):
+        collate_frames([rows[0], rows[1] | {"width": 96}], np.random.default_rng(0))
+
+
+def test_frames_stage_learns_and_leaves_motion_alone(undropped, rows):
+    torch.manual_seed(0)
+    module = build_frames(FramesTrainingConfig(denoiser=undropped), None)
+    frozen = [parameter.clone() for parameter in motion_parameters(module.denoiser.unet)]
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=2e-3)
+    batch = collate_frames(rows * 4, np.random.default_rng(0))
+    # One pattern to learn by heart, where the rows hold noise.
+    pattern = torch.sign(batch["latents_BFChw"][:1])
+    batch["latents_BFChw"] = pattern.expand(len(rows) * 4, -1, -1, -1, -1)
+    losses = []
+    for step in range(30):
+        torch.manual_seed(step)
+        loss = module(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+    assert all(parameter.grad is not None for parameter in trainable)
+    after = motion_parameters(module.denoiser.unet)
+    assert all(torch.equal(old, parameter) for old, parameter in zip(frozen, after, strict=True))
+
+
+def test_denoising_loss_reaches_phys_net(undropped, rows):
+    torch.manual_seed(0)
+    config = JointTrainingConfig(denoiser=undropped, phys_net=PHYS_NET, physics_weight=0.0)
+    module = build(config, None)
+    # Guidance starts at zero, and with it the gradient through it: let it have learned something.
+    with torch.no_grad():
+        module.denoiser.unet.conv_in.weight[:, 4:].normal_(0, 0.1)
+    losses = module(collate(rows, np.random.default_rng(0)))
+    assert torch.equal(losses["loss"], losses["denoise"])
+    losses["loss"].backward()
+    reached = {name: float(parameter.grad.abs().sum()) for name, parameter in module.phys_net.named_parameters()}
+    assert reached["frame_heads.weight"] > 0
+    assert reached["body_head.weight"] > 0
+    assert all(np.isfinite(value) for value in reached.values())
+    assert any(float(parameter.grad.abs().sum()) > 0 for parameter in motion_parameters(module.denoiser.unet))
+
+
+def test_joint_loss_adds_physics_where_truth_is_known(undropped, rows):
+    module = build(JointTrainingConfig(denoiser=undropped, phys_net=PHYS_NET, physics_weight=2.0), None)
+    losses = module(collate(rows, np.random.default_rng(0)))
+    assert float(losses["physics"]) > 0
+    assert float(losses["loss"]) == pytest.approx(float(losses["denoise"] + 2 * losses["physics"]), rel=1e-5)
+    unknown = [row | {"has_truth": False} for row in rows]
+    assert float(module(collate(unknown, np.random.default_rng(0)))["physics"]) == 0
+
+
+def test_dropped_pose_is_not_seen_and_dropped_text_is_not_read(config, rows):
+    everything = replace(config, text_dropout=1.0, pose_dropout=1.0)
+    module = build_frames(FramesTrainingConfig(denoiser=everything, joint_jitter_px=0.0), None)
+    with torch.no_grad():
+        module.denoiser.unet.conv_in.weight[:, 4:].normal_(0, 0.5)
+        batch = collate_frames(rows, np.random.default_rng(0))
+        other = {**batch, "joints_cam_m_BFJ3": batch["joints_cam_m_BFJ3"] + 0.3, "prompt_BL": 0 * batch["prompt_BL"]}
+        losses = []
+        for one in (batch, other):
+            torch.manual_seed(0)
+            losses.append(module(one)["loss"])
+        assert torch.equal(losses[0], losses[1])
+
+        # And undropped, both matter.
+        module.denoiser.config = replace(config, text_dropout=0.0, pose_dropout=0.0)
+        for changed in ("joints_cam_m_BFJ3", "prompt_BL"):
+            torch.manual_seed(0)
+            seen = module(batch)["loss"]
+            torch.manual_seed(0)
+            assert not torch.equal(seen, module({**batch, changed: other[changed]})["loss"]), changed
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "min_snr"])
+def test_loss_of_a_perfect_guess_is_zero(undropped, rows, weighting, monkeypatch):
+    """Zero latents at step t make v = signal * noise: hand it to the loss as the prediction."""
+    module = build_frames(FramesTrainingConfig(denoiser=replace(undropped, snr_weighting=weighting)), None)
+    seen = {}
+
+    def perfect(unet, noisy, timestep, text, guidance):
+        alpha = module.denoiser.scheduler.alphas_cumprod[timestep].reshape(-1, 1, 1, 1, 1)
+        # noisy = spread * noise
+        return noisy * alpha.sqrt() / (1 - alpha).sqrt()
+
+    monkeypatch.setattr("finephys.diffusion.denoiser.denoise", perfect)
+    batch = collate_frames(rows, np.random.default_rng(0))
+    batch["latents_BFChw"] = torch.zeros_like(batch["latents_BFChw"])
+    seen = module(batch)
+    assert float(seen["denoise"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_export_then_build_is_the_same_model(undropped, rows, tmp_path):
+    torch.manual_seed(0)
+    config = JointTrainingConfig(denoiser=undropped, phys_net=PHYS_NET)
+    module = build(config, None)
+    # What half precision can hold, so that the round trip is exact.
+    module.half().float()
+    module.export(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "unet", "text_encoder", "tokenizer", "guidance_encoder", "scheduler", "phys_net",
+    }  # fmt: skip
+    assert not list(tmp_path.rglob("*.bin"))
+    loaded = build(config, tmp_path)
+    assert all(parameter.dtype == torch.float32 for parameter in loaded.parameters())
+    batch = collate(rows, np.random.default_rng(0))
+    results = []
+    for one in (module, loaded):
+        torch.manual_seed(1)
+        results.append(one(batch)["loss"])
+    assert torch.equal(results[0], results[1])
+    # The frames stage starts from the same folder.
+    frames = build_frames(FramesTrainingConfig(denoiser=undropped), tmp_path)
+    assert torch.equal(frames.denoiser.unet.conv_in.weight, module.denoiser.unet.conv_in.weight)
+
+
+def test_configs_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"unet\.guidance_channels 32 and guidance\.conv_in_channels 8"):
+        DenoiserConfig(guidance=GuidanceEncoderConfig(conv_in_channels=8))
+    with pytest.raises(ValueError, match=r"text_dropout is 1\.5"):
+        DenoiserConfig(text_dropout=1.5)
+    assert asdict(FramesTrainingConfig())["denoiser"]["unet"]["latent_channels"] == 4
