@@ -56,6 +56,8 @@ class VAETrainingConfig:
     """The VAE and the weights of its losses."""
 
     vae: VAEConfig = VAEConfig()
+    # False: only the decoder learns, and latents that were encoded before, with all that was trained on them, stay valid.
+    train_encoder: bool = True
     # Deviation of the posterior, against latents of deviation about 1.
     latent_noise: float = 0.05
     square_weight: float = 2.0
@@ -214,6 +216,9 @@ class VAETraining(nn.Module):
         self.config = config
         self.vae = vae
         _hold_deviation(vae, config.latent_noise)
+        if not config.train_encoder:
+            vae.encoder.requires_grad_(False)
+            vae.quant_conv.requires_grad_(False)
         mean, deviation = (value.flatten() for value in _normalisation(vae))
         self.register_buffer("latent_mean", mean.clone())
         self.register_buffer("latent_square", deviation**2 + mean**2)
@@ -257,7 +262,7 @@ class VAETraining(nn.Module):
     @torch.no_grad()
     def _observe(self, latents: Tensor) -> None:
         """Follow the mean and the mean square of the raw latents, per channel."""
-        if not self.training:
+        if not (self.training and self.config.train_encoder):
             return
         self.num_seen += 1
         # A plain average at first, then one that forgets.

@@ -122,6 +122,27 @@ def test_training_improves_the_picture_and_export_normalises_latents(tmp_path):
     assert torch.allclose(again.latent_mean, torch.tensor(vae.config.latents_mean))
 
 
+def test_training_the_decoder_alone_keeps_latents_valid(tmp_path):
+    torch.manual_seed(0)
+    vae = build_vae(VAEConfig())
+    vae.register_to_config(latents_mean=(0.1, 0.2, 0.3, 0.4), latents_std=(0.5, 0.6, 0.7, 0.8))
+    vae.save_pretrained(tmp_path / "vae")
+    module = build(VAETrainingConfig(train_encoder=False), tmp_path)
+    row, rng = clip(), np.random.default_rng(0)
+    before = encode_latents(module.vae, row["frames"]), decode_latents(module.vae, torch.ones(1, 4, 8, 8))
+    optimizer = torch.optim.SGD([one for one in module.parameters() if one.requires_grad], lr=0.01)
+    for _ in range(2):
+        optimizer.zero_grad()
+        module(collate([row], rng))["loss"].backward()
+        optimizer.step()
+    module.export(tmp_path / "tuned")
+    tuned = AutoencoderKL.from_pretrained(tmp_path / "tuned", subfolder="vae")
+    # To half precision, in which it was written.
+    assert torch.allclose(encode_latents(tuned, row["frames"]), before[0], atol=2e-2)
+    assert np.allclose(tuned.config.latents_std, (0.5, 0.6, 0.7, 0.8), atol=1e-4)
+    assert not np.array_equal(decode_latents(module.vae, torch.ones(1, 4, 8, 8)), before[1])
+
+
 def test_bad_frames_and_latents_are_named():
     vae = build_vae(VAEConfig())
     with pytest.raises(ValueError, match="30x32, wanted sides that are multiples of 4"):

@@ -1,0 +1,431 @@
+"""Lift a clip's 2D joints to metric 3D by analogy with a bank of solved examples.
+
+Path:    Pose2D -> Pose3D (S_dd)
+Letters: B clips, T frames, N windows, F = 16 frames of a window, J = 17 joints, A = J + 1 points (joints and the
+         reference below), K prompts, P examples in the bank, D width
+Units:   metre, pixel; `ray` is (X/Z, Y/Z)
+Frames:  camera, x right, y down, z forward
+[1] Skeleton-in-Context, Wang et al., CVPR 2024 (MIT): prompt and query are (input, target) joined in time, the query's
+    target half is completed, the two streams merge by averaging before the third layer, and the output is the
+    residual on `prompt_target - prompt_input + query_input`.
+
+We differ from [1]: the prompts are looked up (the examples and their mirror images that look most like the query) and
+not drawn at random; input and target are joined in channels and a window is A + F + 1 tokens, one for each point over
+all frames (the spatial stream), one for each frame with all points (the temporal stream) and one for the scene, where
+[1] has one for each joint of each frame of either half, fifteen times as many; how much of the residual is added is
+learned, because with it comes the detector's noise; confidence is a channel, and a dropped joint is a learned token
+that takes the prompts' place in the residual; and the result is absolute: depth is predicted as the logarithm of a
+correction to NOMINAL_EXTENT_M / (apparent extent), beside gravity and whether the camera stands still.
+
+A window is normalised by a path (the torso's centre in each frame, smoothed, "the reference") and one scale. The
+reference is carried as the last of the A points: its input is where it is, its target also how deep.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from finephys.pose.camera import unproject
+from finephys.pose.estimator import Pose2D
+from finephys.skeleton import JOINT_NAMES, MIRROR, NUM_JOINTS
+
+# The examples are at this rate; a faster clip is read as several interleaved sequences of about this rate.
+WINDOW_FPS = 30.0
+
+# Root-mean-square distance of the joints from the torso's centre in the image plane, in metres: the mean over the
+# training windows (finephys/pose/windows.py). It only centres what the network predicts.
+NOMINAL_EXTENT_M = 0.42
+
+# The reference follows the joints that the detector loses least and that move least against each other.
+_TORSO = ("root", "right_hip", "left_hip", "spine", "thorax", "left_shoulder", "right_shoulder")
+_REFERENCE_WEIGHT = tuple(1.0 if name in _TORSO else 0.05 for name in JOINT_NAMES)
+# Standard deviation, in frames, of the kernel that smooths the reference, and the weight it gives to far frames so
+# that a gap of any length is bridged.
+_REFERENCE_SMOOTHING = 1.0
+_REFERENCE_FLOOR = 1e-4
+# Apparent extents are read relative to this (a standing body that fills two thirds of a 37 degree view).
+_NOMINAL_SCALE = 0.1
+
+# Windows that go through the network at once: bounds the memory that a long clip takes.
+_WINDOWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Pose3D:
+    """One clip's motion as lifted.
+
+    joints_cam_m (T, 17, 3) float32 metres, absolute in the camera frame; gravity_cam (3,) float32 unit, points down;
+    static_probability: how likely the camera stood still.
+    """
+
+    joints_cam_m: NDArray[np.float32]
+    gravity_cam: NDArray[np.float32]
+    static_probability: float
+
+    @property
+    def root_cam_m(self) -> NDArray[np.float32]:
+        """(T, 3) float32 metres: the root's trajectory."""
+        return self.joints_cam_m[:, 0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LifterConfig:
+    """width, num_layers, num_heads: of the network.  merge_layer: prompts and query are averaged before this layer.
+
+    num_prompts: examples that complete one query.  bank_size, window_frames: the bank holds bank_size windows of
+    window_frames at 30 fps.  missing_below: a joint less sure than this is a missing token.
+    """
+
+    width: int = 64
+    num_layers: int = 4
+    num_heads: int = 4
+    merge_layer: int = 2
+    num_prompts: int = 2
+    bank_size: int = 192
+    window_frames: int = 16
+    missing_below: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
+        if not 0 <= self.merge_layer <= self.num_layers:
+            raise ValueError(f"merge_layer {self.merge_layer} must be in 0..num_layers ({self.num_layers})")
+        if not 0 < self.num_prompts <= self.bank_size:
+            raise ValueError(f"num_prompts {self.num_prompts} must be in 1..bank_size ({self.bank_size})")
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """2D windows in the network's terms.
+
+    points_NFA2: joints relative to the reference over the scale, then the reference relative to its mean over the
+    scale.  sure_NFA: confidence, 0 where missing.  reference_NF2: rays.  scale_N: extent in rays.
+    """
+
+    points_NFA2: Tensor
+    sure_NFA: Tensor
+    reference_NF2: Tensor
+    scale_N: Tensor
+
+    def scene(self) -> Tensor:
+        """(N, 4): where in the view, how large, how much was seen."""
+        mean_N2 = self.reference_NF2.mean(1)
+        log_scale_N1 = (self.scale_N / _NOMINAL_SCALE).log()[:, None]
+        return torch.cat([mean_N2 / _NOMINAL_SCALE, log_scale_N1, self.sure_NFA.mean((1, 2))[:, None]], -1)
+
+
+@dataclass(frozen=True)
+class _Examples:
+    """Windows with their solution: target_PFA3 is joints about the reference over NOMINAL_EXTENT_M, then the
+    reference's (x, y) as seen and the logarithm of its depth's correction; gravity_P3 unit."""
+
+    windows: _Windows
+    target_PFA3: Tensor
+    gravity_P3: Tensor
+
+
+class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """2D joints of a clip -> absolute 3D joints, gravity, static camera or not. See the module's docstring."""
+
+    config_name = "config.json"
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int = 64,
+        num_layers: int = 4,
+        num_heads: int = 4,
+        merge_layer: int = 2,
+        num_prompts: int = 2,
+        bank_size: int = 192,
+        window_frames: int = 16,
+        missing_below: float = 0.3,
+    ) -> None:
+        super().__init__()
+        self.window_frames, self.missing_below = window_frames, missing_below
+        self.num_prompts, self.merge_layer = num_prompts, merge_layer
+        self.register_buffer("bank_rays_PFJ2", torch.zeros(bank_size, window_frames, NUM_JOINTS, 2))
+        self.register_buffer("bank_joints_cam_m_PFJ3", torch.ones(bank_size, window_frames, NUM_JOINTS, 3))
+        self.register_buffer("bank_gravity_P3", torch.ones(bank_size, 3))
+
+        num_points = NUM_JOINTS + 1
+        # Of each point and frame: x, y, confidence; the same of the target: x, y, z.
+        self.missing_token = nn.Parameter(torch.zeros(num_points, 3))
+        self.embed_point = nn.Linear(6 * window_frames, width)
+        self.embed_frame = nn.Linear(6 * num_points, width)
+        self.embed_scene = nn.Linear(4 + 3, width)
+        self.position = nn.Parameter(0.02 * torch.randn(num_points + 1 + window_frames, width))
+        self.layers = nn.ModuleList(_Layer(width, num_heads, num_points + 1) for _ in range(num_layers))
+        self.norm = nn.LayerNorm(width)
+        self.point_head = nn.Linear(width, 3 * window_frames)
+        self.frame_head = nn.Linear(width, 3 * num_points)
+        # How much of the analogy's guess reaches the output beside the network's own. [1] adds all of it, which here
+        # would add the detector's noise: from nothing, 114 mm after a minute of training, from all of it 160 mm.
+        self.guess_share = nn.Parameter(torch.zeros(num_points, 3))
+        # log depth of the whole window, gravity, static logit.
+        self.scene_head = nn.Linear(width, 5)
+        for head in (self.point_head, self.frame_head, self.scene_head):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def set_bank(self, joints_cam_m_PFJ3: Tensor, gravity_P3: Tensor) -> None:
+        """Replace the bank's examples: joints (P, F, 17, 3) metres in the camera frame, gravity (P, 3) unit.
+
+        Their 2D halves are exact projections. Raises ValueError on any other number of examples or frames.
+        """
+        if joints_cam_m_PFJ3.shape != self.bank_joints_cam_m_PFJ3.shape:
+            raise ValueError(
+                f"joints_cam_m has shape {tuple(joints_cam_m_PFJ3.shape)}, "
+                f"the bank wants {tuple(self.bank_joints_cam_m_PFJ3.shape)}"
+            )
+        self.bank_joints_cam_m_PFJ3.copy_(joints_cam_m_PFJ3)
+        self.bank_rays_PFJ2.copy_(joints_cam_m_PFJ3[..., :2] / joints_cam_m_PFJ3[..., 2:])
+        self.bank_gravity_P3.copy_(gravity_P3)
+
+    def lift(self, pose: Pose2D, intrinsics: NDArray[np.floating], fps: float) -> Pose3D:
+        """Lift one clip of any length T >= 2; memory is bounded, time is linear in T.
+
+        pose: pixels of the image that intrinsics (3, 3) are for. Raises ValueError on a shorter clip or other shapes.
+        """
+        num_frames = len(pose.joints_px)
+        wanted = (num_frames, NUM_JOINTS)
+        if num_frames < 2 or pose.joints_px.shape != (*wanted, 2) or pose.confidence.shape != wanted:
+            raise ValueError(
+                f"joints_px {pose.joints_px.shape} and confidence {pose.confidence.shape} "
+                f"must be (T, {NUM_JOINTS}, 2) and (T, {NUM_JOINTS}) with T >= 2"
+            )
+        if not fps > 0:
+            raise ValueError(f"fps {fps} must be positive")
+        device = self.bank_gravity_P3.device
+        with torch.no_grad():
+            joints_BTJ3, gravity_B3, static_B = self(
+                torch.tensor(pose.joints_px, dtype=torch.float32, device=device)[None],
+                torch.tensor(pose.confidence, dtype=torch.float32, device=device)[None],
+                torch.tensor(np.asarray(intrinsics), dtype=torch.float32, device=device)[None],
+                torch.tensor([fps], dtype=torch.float32),
+            )
+        return Pose3D(joints_BTJ3[0].cpu().numpy(), gravity_B3[0].cpu().numpy(), float(torch.sigmoid(static_B[0])))
+
+    def forward(
+        self, joints_px_BTJ2: Tensor, confidence_BTJ: Tensor, intrinsics_B33: Tensor, fps_B: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Lift clips of one length; differentiable in the weights.
+
+        joints_px_BTJ2 pixels (anything, NaN too, where the confidence is below missing_below), confidence_BTJ in
+        [0, 1], intrinsics_B33 pixels, fps_B -> joints_cam_BTJ3 metres, absolute in the camera frame; gravity_B3 unit,
+        down, in the camera frame; static_logit_B.
+        """
+        num_clips, num_frames = confidence_BTJ.shape[:2]
+        seen_BTJ = (confidence_BTJ >= self.missing_below) & joints_px_BTJ2.isfinite().all(-1)
+        rays_BTJ2 = unproject(joints_px_BTJ2, intrinsics_B33[:, None])
+        rays_BTJ2 = torch.where(seen_BTJ[..., None], rays_BTJ2, torch.zeros_like(rays_BTJ2))
+        sure_BTJ = torch.where(seen_BTJ, confidence_BTJ, torch.zeros_like(confidence_BTJ))
+
+        clip_N, frame_NF, weight_NF = (
+            index.to(rays_BTJ2.device) for index in window_table(num_frames, fps_B.tolist(), self.window_frames)
+        )
+        examples = self._examples()
+        completed = []
+        for clip_n, frame_nF, weight_nF in zip(
+            clip_N.split(_WINDOWS_AT_ONCE), frame_NF.split(_WINDOWS_AT_ONCE), weight_NF.split(_WINDOWS_AT_ONCE)
+        ):
+            inside_nF1 = (weight_nF > 0)[..., None]
+            sure_nFJ = sure_BTJ[clip_n[:, None], frame_nF] * inside_nF1
+            windows = _normalise(rays_BTJ2[clip_n[:, None], frame_nF], sure_nFJ)
+            completed.append(self._complete(windows, examples))
+        joints_NFJ3, gravity_N3, static_N = (torch.cat(parts) for parts in zip(*completed))
+
+        # Blend the windows in time.
+        flat_NF = clip_N[:, None] * num_frames + frame_NF
+        total_BT = weight_NF.new_zeros(num_clips * num_frames).index_add(0, flat_NF.flatten(), weight_NF.flatten())
+        joints_BTJ3 = joints_NFJ3.new_zeros(num_clips * num_frames, NUM_JOINTS, 3)
+        joints_BTJ3 = joints_BTJ3.index_add(
+            0, flat_NF.flatten(), (weight_NF[..., None, None] * joints_NFJ3).flatten(0, 1)
+        )
+        joints_BTJ3 = (joints_BTJ3 / total_BT[:, None, None]).unflatten(0, (num_clips, num_frames))
+        count_B = weight_NF.new_zeros(num_clips).index_add(0, clip_N, torch.ones_like(weight_NF[:, 0]))
+        gravity_B3 = gravity_N3.new_zeros(num_clips, 3).index_add(0, clip_N, gravity_N3)
+        static_B = static_N.new_zeros(num_clips).index_add(0, clip_N, static_N) / count_B
+        return joints_BTJ3, functional.normalize(gravity_B3, dim=-1), static_B
+
+    def _examples(self) -> _Examples:
+        """The bank in the network's terms, each example followed (P later) by its mirror image."""
+        windows = _normalise(self.bank_rays_PFJ2, torch.ones_like(self.bank_rays_PFJ2[..., 0]))
+        joints_PFJ3 = self.bank_joints_cam_m_PFJ3
+        # The reference's depth is the torso's mean depth.
+        weight_J = joints_PFJ3.new_tensor(_REFERENCE_WEIGHT)
+        depth_PF = (joints_PFJ3[..., 2] * weight_J).sum(-1) / weight_J.sum()
+        reference_PF3 = (
+            torch.cat([windows.reference_NF2, torch.ones_like(depth_PF)[..., None]], -1) * depth_PF[..., None]
+        )
+        correction_PF = (depth_PF * windows.scale_N[:, None] / NOMINAL_EXTENT_M).log()
+        target_PFA3 = torch.cat(
+            [
+                (joints_PFJ3 - reference_PF3[:, :, None]) / NOMINAL_EXTENT_M,
+                torch.cat([windows.points_NFA2[:, :, -1], correction_PF[..., None]], -1)[:, :, None],
+            ],
+            2,
+        )
+        flip_2 = joints_PFJ3.new_tensor([-1.0, 1.0])
+        flip_3 = joints_PFJ3.new_tensor([-1.0, 1.0, 1.0])
+        mirror = [*MIRROR, NUM_JOINTS]
+        return _Examples(
+            _Windows(
+                torch.cat([windows.points_NFA2, windows.points_NFA2[:, :, mirror] * flip_2]),
+                torch.cat([windows.sure_NFA, windows.sure_NFA]),
+                torch.cat([windows.reference_NF2, windows.reference_NF2 * flip_2]),
+                torch.cat([windows.scale_N, windows.scale_N]),
+            ),
+            torch.cat([target_PFA3, target_PFA3[:, :, mirror] * flip_3]),
+            torch.cat([self.bank_gravity_P3, self.bank_gravity_P3 * flip_3]),
+        )
+
+    def _complete(self, query: _Windows, examples: _Examples) -> tuple[Tensor, Tensor, Tensor]:
+        """Joints (N, F, 17, 3) metres in the camera frame, gravity (N, 3) unit, static logit (N,) of the windows."""
+        prompt_NK = nearest_examples(query, examples, self.num_prompts)
+        prompts = examples.windows
+        target_NFA3 = examples.target_PFA3[prompt_NK].mean(1)
+        seen_NFA1 = (query.sure_NFA > 0)[..., None]
+        # By analogy: the target differs from the prompt's as the input does; an unseen joint is the prompt's.
+        difference_NFA2 = torch.where(seen_NFA1, query.points_NFA2 - prompts.points_NFA2[prompt_NK].mean(1), 0.0)
+        guess_NFA3 = target_NFA3 + functional.pad(difference_NFA2, (0, 1))
+        gravity_N3 = examples.gravity_P3[prompt_NK].mean(1)
+
+        query_NLD = self._tokens(query, guess_NFA3, gravity_N3)
+        # Each example that any window uses goes through the layers once.
+        used_U, which_NK = prompt_NK.unique(return_inverse=True)
+        used = _Windows(
+            prompts.points_NFA2[used_U],
+            prompts.sure_NFA[used_U],
+            prompts.reference_NF2[used_U],
+            prompts.scale_N[used_U],
+        )
+        prompt_ULD = self._tokens(used, examples.target_PFA3[used_U], examples.gravity_P3[used_U])
+        stream_MLD = torch.cat([query_NLD, prompt_ULD])
+        for layer in self.layers[: self.merge_layer]:
+            stream_MLD = layer(stream_MLD)
+        query_NLD, prompt_ULD = stream_MLD[: len(query_NLD)], stream_MLD[len(query_NLD) :]
+        merged_NLD = 0.5 * (query_NLD + prompt_ULD[which_NK].mean(1))
+        for layer in self.layers[self.merge_layer :]:
+            merged_NLD = layer(merged_NLD)
+        return self._read_out(query, guess_NFA3, self.norm(merged_NLD))
+
+    def _tokens(self, windows: _Windows, target_NFA3: Tensor, gravity_N3: Tensor) -> Tensor:
+        """(N, A + 1 + F, D): points, scene, frames; each says what is seen and what the target is or may be."""
+        sure_NFA1 = windows.sure_NFA[..., None]
+        input_NFA3 = torch.cat([windows.points_NFA2, sure_NFA1], -1)
+        input_NFA3 = torch.where(sure_NFA1 > 0, input_NFA3, self.missing_token)
+        joined_NFA6 = torch.cat([input_NFA3, target_NFA3], -1)
+        point_NAD = self.embed_point(joined_NFA6.transpose(1, 2).flatten(2))
+        scene_N1D = self.embed_scene(torch.cat([windows.scene(), gravity_N3], -1))[:, None]
+        frame_NFD = self.embed_frame(joined_NFA6.flatten(2))
+        return torch.cat([point_NAD, scene_N1D, frame_NFD], 1) + self.position
+
+    def _read_out(self, query: _Windows, guess_NFA3: Tensor, token_NLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        num_points = NUM_JOINTS + 1
+        point_NAD, scene_N1D, frame_NFD = token_NLD.split([num_points, 1, self.window_frames], 1)
+        output_NFA3 = self.guess_share * guess_NFA3 + self.frame_head(frame_NFD).unflatten(-1, (num_points, 3))
+        output_NFA3 = output_NFA3 + self.point_head(point_NAD).unflatten(-1, (self.window_frames, 3)).transpose(1, 2)
+        log_depth_N1, down_N3, static_N1 = self.scene_head(scene_N1D[:, 0]).split([1, 3, 1], -1)
+
+        depth_NF = NOMINAL_EXTENT_M / query.scale_N[:, None] * (output_NFA3[:, :, -1, 2] + log_depth_N1).exp()
+        reference_NF3 = torch.cat([query.reference_NF2, torch.ones_like(depth_NF)[..., None]], -1) * depth_NF[..., None]
+        joints_NFJ3 = reference_NF3[:, :, None] + NOMINAL_EXTENT_M * output_NFA3[:, :, :-1]
+        # A level camera is where gravity starts from.
+        gravity_N3 = functional.normalize(down_N3 + down_N3.new_tensor([0.0, 1.0, 0.0]), dim=-1)
+        return joints_NFJ3, gravity_N3, static_N1[:, 0]
+
+
+class _Layer(nn.Module):
+    """One layer of two streams: all tokens attend to each other, then points and frames go through their own MLP.
+
+    The first tokens_of_space tokens are the spatial stream (points and scene), the rest the temporal one (frames).
+    """
+
+    def __init__(self, width: int, num_heads: int, tokens_of_space: int) -> None:
+        super().__init__()
+        self.num_heads, self.tokens_of_space = num_heads, tokens_of_space
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.project = nn.Linear(width, width)
+        self.space_mlp = _mlp(width)
+        self.time_mlp = _mlp(width)
+
+    def forward(self, token_NLD: Tensor) -> Tensor:
+        """(N, L, D) -> (N, L, D)."""
+        heads = self.query_key_value(self.norm(token_NLD)).unflatten(-1, (3, self.num_heads, -1))
+        query_NHLd, key_NHLd, value_NHLd = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        mixed_NHLd = functional.scaled_dot_product_attention(query_NHLd, key_NHLd, value_NHLd)
+        token_NLD = token_NLD + self.project(mixed_NHLd.transpose(1, 2).flatten(2))
+        space, time = token_NLD[:, : self.tokens_of_space], token_NLD[:, self.tokens_of_space :]
+        return torch.cat([space + self.space_mlp(space), time + self.time_mlp(time)], 1)
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+def nearest_examples(query: _Windows, examples: _Examples, count: int) -> Tensor:
+    """(N, count) long: the examples whose normalised 2D is nearest to each window's, mean over what the query saw."""
+    weight_NX = query.sure_NFA[:, :, :NUM_JOINTS, None].expand(-1, -1, -1, 2).flatten(1)
+    query_NX = query.points_NFA2[:, :, :NUM_JOINTS].flatten(1)
+    example_PX = examples.windows.points_NFA2[:, :, :NUM_JOINTS].flatten(1)
+    # sum w (q - e)^2 without its first term, which is the same for all examples.
+    distance_NP = weight_NX @ example_PX.square().T - 2 * (weight_NX * query_NX) @ example_PX.T
+    return distance_NP.topk(count, dim=1, largest=False).indices
+
+
+def window_table(num_frames: int, fps: list[float], window_frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Overlapping windows that cover clips of num_frames at about WINDOW_FPS.
+
+    -> clip_N and frame_NF long, weight_NF float32: which clip, which of its frames, with what share in the blend
+    (a triangle; 0 where a short clip does not fill its window).
+    """
+    ramp_F = torch.arange(window_frames, dtype=torch.float32)
+    triangle_F = torch.minimum(ramp_F + 1, window_frames - ramp_F)
+    of_rate: dict[int, Tensor] = {}
+    for step in {max(1, round(rate / WINDOW_FPS)) for rate in fps}:
+        parts = []
+        for phase in range(min(step, num_frames)):
+            last = (num_frames - phase - 1) // step + 1 - window_frames
+            starts = torch.tensor(sorted({*range(0, max(last, 0), window_frames // 2), max(last, 0)}))
+            parts.append(phase + step * (starts[:, None] + torch.arange(window_frames)))
+        of_rate[step] = torch.cat(parts)
+    frames = [of_rate[max(1, round(rate / WINDOW_FPS))] for rate in fps]
+    clip_N = torch.arange(len(fps)).repeat_interleave(torch.tensor([len(part) for part in frames]))
+    frame_NF = torch.cat(frames)
+    weight_NF = torch.where(frame_NF < num_frames, triangle_F, 0.0)
+    return clip_N, frame_NF.clamp_max(num_frames - 1), weight_NF
+
+
+def _normalise(rays_NFJ2: Tensor, sure_NFJ: Tensor) -> _Windows:
+    """Windows about their reference and at unit extent, from rays and confidence (0: missing)."""
+    weight_NFJ = sure_NFJ.square() * sure_NFJ.new_tensor(_REFERENCE_WEIGHT)
+    time_F = torch.arange(rays_NFJ2.shape[1], dtype=rays_NFJ2.dtype, device=rays_NFJ2.device)
+    kernel_FF = (-0.5 * ((time_F[:, None] - time_F) / _REFERENCE_SMOOTHING).square()).exp() + _REFERENCE_FLOOR
+    weighted_NF2 = kernel_FF @ (weight_NFJ[..., None] * rays_NFJ2).sum(2)
+    weight_NF1 = kernel_FF @ weight_NFJ.sum(2)[..., None]
+    reference_NF2 = weighted_NF2 / weight_NF1.clamp_min(1e-8)
+
+    offset_NFJ2 = rays_NFJ2 - reference_NF2[:, :, None]
+    distance_NFJ = offset_NFJ2.norm(dim=-1)
+    seen_NFJ = sure_NFJ > 0
+    # A wild joint must not shrink the rest.
+    median_N = torch.where(seen_NFJ, distance_NFJ, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
+    distance_NFJ = torch.minimum(distance_NFJ, 2.5 * median_N[:, None, None])
+    mean_square_N = (sure_NFJ * distance_NFJ.square()).sum((1, 2)) / sure_NFJ.sum((1, 2)).clamp_min(1e-8)
+    # A window in which nothing was seen, or one point only, has no extent.
+    scale_N = torch.where(mean_square_N > 1e-8, mean_square_N, _NOMINAL_SCALE**2).sqrt()
+
+    path_NF2 = reference_NF2 - reference_NF2.mean(1, keepdim=True)
+    points_NFA2 = torch.cat([offset_NFJ2, path_NF2[:, :, None]], 2) / scale_N[:, None, None, None]
+    sure_NFA = torch.cat([sure_NFJ, torch.ones_like(sure_NFJ[..., :1])], 2)
+    # What was not seen has no place.
+    points_NFA2 = torch.where(sure_NFA[..., None] > 0, points_NFA2, 0.0)
+    return _Windows(points_NFA2, sure_NFA, reference_NF2, scale_N)

@@ -1,0 +1,304 @@
+"""RTMPose: the gymnast's 2D joints in every frame, from mmpose's own network.
+
+Path:    frames -> Pose2D
+Letters: T frames, N crops, J keypoints, C, H, W; X, Y bins along a crop's width and height
+Units:   pixel (x right, y down, centre of the first pixel at 0.5); a bin is 1 / simcc_split_ratio crop pixels
+[1] RTMPose, arXiv:2303.07399; SimCC, arXiv:2107.03332.  Network and loss are mmpose's classes, unchanged.
+    We differ: no person detector and no flip test.  A first pass over wide boxes finds the body, a second over boxes
+    that follow it measures (crops.py).  A joint is placed at the mean of the distribution around its peak, not at the
+    peak, and its confidence is the probability there: the network is trained with a proper score, so it is calibrated
+    up to over-fitting, where mmpose returns the raw logit.
+"""
+
+import importlib
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finephys.pose.crops import Boxes, boxes_from_motion, boxes_from_pose, crop_to_frame, cut_crop
+from finephys.pose.estimator import Pose2D
+from finephys.pose.mmpose_import import import_mmpose_models, official_config
+from finephys.skeleton import COCO_NAMES, NUM_JOINTS, coco_to_h36m
+
+KEYPOINT_LAYOUTS = {"h36m": NUM_JOINTS, "coco": len(COCO_NAMES)}
+# ImageNet's mean and deviation, RGB levels, as in every RTMPose config.
+IMAGE_MEAN = (123.675, 116.28, 103.53)
+IMAGE_STD = (58.395, 57.12, 57.375)
+# Temperature of the SimCC softmax with which every RTMPose is trained (KLDiscretLoss, beta).
+SIMCC_BETA = 10.0
+# CSPNeXt P5's stages: in, out channels, blocks, identity, SPP.
+STAGES = ((64, 128, 3, True), (128, 256, 6, True), (256, 512, 6, True), (512, 1024, 3, False))
+# Crops in one forward pass: beyond 16 a CPU thread gains nothing (measured), 32 is kinder to a GPU.
+CROPS_PER_FORWARD = 32
+SMALLEST_SIDE_PX = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class RTMPoseConfig:
+    """The shipped network: 0.55 M parameters, 1.8 ms a crop on one CPU thread (batches of 32).
+
+    Crops are 128 x 128 because the demo's frames are.  RTMPose-t's five levels would end in a 4 x 4 map there; three
+    stages end in 8 x 8 (as RTMPose-t's 8 x 6) and spend the parameters where the resolution is.
+    simcc_sigma_bins: deviation of the training target, 1.5 % of the crop (RTMPose: 1.3 %).
+    """
+
+    keypoint_layout: str = "h36m"
+    crop_height: int = 128
+    crop_width: int = 128
+    num_stages: int = 3
+    deepen_factor: float = 0.167
+    widen_factor: float = 0.25
+    head_dim: int = 128
+    head_attention_dim: int = 64
+    head_kernel_size: int = 7
+    simcc_split_ratio: float = 2.0
+    simcc_sigma_bins: tuple[float, float] = (4.0, 4.0)
+
+
+class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """CSPNeXt and RTMCCHead over crops, and `estimate` over clips. Arguments as in RTMPoseConfig."""
+
+    @register_to_config
+    def __init__(
+        self,
+        keypoint_layout: str,
+        crop_height: int,
+        crop_width: int,
+        num_stages: int,
+        deepen_factor: float,
+        widen_factor: float,
+        head_dim: int,
+        head_attention_dim: int,
+        head_kernel_size: int,
+        simcc_split_ratio: float,
+        simcc_sigma_bins: tuple[float, float],
+    ) -> None:
+        super().__init__()
+        if keypoint_layout not in KEYPOINT_LAYOUTS:
+            raise ValueError(f"keypoint_layout is {keypoint_layout!r}, wanted one of {', '.join(KEYPOINT_LAYOUTS)}")
+        if not 1 <= num_stages <= len(STAGES):
+            raise ValueError(f"num_stages is {num_stages}, wanted 1 to {len(STAGES)}")
+        stride = 2 ** (num_stages + 1)
+        if crop_height % stride or crop_width % stride:
+            raise ValueError(
+                f"crop_height {crop_height} and crop_width {crop_width} must be multiples of {stride} "
+                f"(num_stages is {num_stages})"
+            )
+        import_mmpose_models()
+        from mmpose.models.backbones import CSPNeXt
+        from mmpose.models.heads import RTMCCHead
+
+        # The last stage, whichever it is, pools spatial pyramids and drops the identity, as P5's does.
+        stages = [[*stage, False] for stage in STAGES[: num_stages - 1]]
+        stages.append([*STAGES[num_stages - 1][:3], False, True])
+        self.backbone = CSPNeXt(
+            arch_ovewrite=stages,  # mmpose's spelling
+            deepen_factor=deepen_factor,
+            widen_factor=widen_factor,
+            out_indices=(num_stages,),
+            # Plain BN has SyncBN's parameters and runs on one CPU.
+            norm_cfg={"type": "BN", "momentum": 0.03, "eps": 0.001},
+        )
+        self.head = RTMCCHead(
+            in_channels=int(stages[-1][1] * widen_factor),
+            out_channels=KEYPOINT_LAYOUTS[keypoint_layout],
+            input_size=(crop_width, crop_height),
+            in_featuremap_size=(crop_width // stride, crop_height // stride),
+            simcc_split_ratio=simcc_split_ratio,
+            final_layer_kernel_size=head_kernel_size,
+            gau_cfg={
+                "hidden_dims": head_dim,
+                "s": head_attention_dim,
+                "expansion_factor": 2,
+                "dropout_rate": 0.0,
+                "drop_path": 0.0,
+                "act_fn": "SiLU",
+                "use_rel_bias": False,
+                "pos_enc": False,
+            },
+            loss={"type": "KLDiscretLoss", "use_target_weight": True, "beta": SIMCC_BETA, "label_softmax": True},
+        )
+
+    @classmethod
+    def from_official(cls, config_name: str, checkpoint_path: str | os.PathLike[str]) -> "RTMPose":
+        """An RTMPose with mmpose's published weights.
+
+        config_name: one of the configs mmpose ships, e.g. "rtmpose-m_8xb256-420e_coco-256x192" (file name without .py).
+        checkpoint_path: the local .pth (or .safetensors) published for it. Nothing but tensors, numpy arrays and
+        plain containers is unpickled.
+        Raises ValueError on an unknown config, one that does not have COCO's 17 keypoints, a file that holds anything
+        else, and missing or unexpected weights; FileNotFoundError.
+        """
+        model_config = official_config(config_name).model
+        backbone, head = model_config.backbone, model_config.head
+        if head.out_channels != len(COCO_NAMES):
+            raise ValueError(f"{config_name} has {head.out_channels} keypoints, wanted COCO's {len(COCO_NAMES)}")
+        model: RTMPose = cls(
+            keypoint_layout="coco",
+            crop_height=head.input_size[1],
+            crop_width=head.input_size[0],
+            num_stages=len(STAGES),
+            deepen_factor=backbone.deepen_factor,
+            widen_factor=backbone.widen_factor,
+            head_dim=head.gau_cfg.hidden_dims,
+            head_attention_dim=head.gau_cfg.s,
+            head_kernel_size=head.final_layer_kernel_size,
+            simcc_split_ratio=head.simcc_split_ratio,
+            simcc_sigma_bins=tuple(head.decoder.sigma),
+        )
+        weights = _read_checkpoint(Path(checkpoint_path))
+        missing = sorted(set(model.state_dict()) - set(weights))
+        unexpected = sorted(set(weights) - set(model.state_dict()))
+        if missing or unexpected:
+            raise ValueError(
+                f"{checkpoint_path} does not fit {config_name}: {len(missing)} missing weights {missing[:3]}, "
+                f"{len(unexpected)} unexpected {unexpected[:3]}"
+            )
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:  # shapes
+            raise ValueError(f"{checkpoint_path} does not fit {config_name}: {error}".replace("\n", " ")) from error
+        model.eval()
+        return model
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """(height, width) of a crop in pixels."""
+        return self.config.crop_height, self.config.crop_width
+
+    def forward(self, crops_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """SimCC logits (N, J, X) and (N, J, Y) of crops_NCHW, RGB levels 0..255 of any dtype."""
+        logits_NJX, logits_NJY = self.head(self.features(crops_NCHW))
+        return logits_NJX, logits_NJY
+
+    def features(self, crops_NCHW: Tensor) -> tuple[Tensor, ...]:
+        """The backbone's maps of crops_NCHW, as the head takes them: one (N, C, H / stride, W / stride)."""
+        mean_C11 = torch.tensor(IMAGE_MEAN, device=crops_NCHW.device)[:, None, None]
+        std_C11 = torch.tensor(IMAGE_STD, device=crops_NCHW.device)[:, None, None]
+        image_NCHW = ((crops_NCHW.float() - mean_C11) / std_C11).to(self.dtype)
+        maps: tuple[Tensor, ...] = self.backbone(image_NCHW)
+        return maps
+
+    def estimate(self, frames_THWC: NDArray[np.uint8]) -> Pose2D:
+        """The gymnast's joints in each frame of one clip, frames_THWC (T, H, W, 3) uint8 RGB, any T >= 1, any size.
+
+        A frame of a single colour shows nobody: its confidence is 0.
+        Raises ValueError on any other shape or dtype.
+        """
+        _check_frames(frames_THWC)
+        boxes = boxes_from_motion(frames_THWC, self.crop_size)
+        keypoints = self._estimate_in_boxes(frames_THWC, boxes)
+        boxes = boxes_from_pose(keypoints, boxes, self.crop_size)
+        keypoints = self._estimate_in_boxes(frames_THWC, boxes)
+        if self.config.keypoint_layout == "coco":
+            keypoints = Pose2D(*coco_to_h36m(keypoints.joints_px, keypoints.confidence))
+        is_blank_T = np.array([frame.min() == frame.max() for frame in frames_THWC])
+        confidence = np.where(is_blank_T[:, None], np.float32(0), keypoints.confidence)
+        return Pose2D(keypoints.joints_px, confidence)
+
+    @torch.inference_mode()
+    def _estimate_in_boxes(self, frames_THWC: NDArray[np.uint8], boxes: Boxes) -> Pose2D:
+        """One pass: the network's own keypoints (T, J, 2) in pixels of the frames, one crop a frame."""
+        was_training = self.training
+        self.eval()
+        to_frame_T23 = np.stack(
+            [crop_to_frame(centre, height, self.crop_size) for centre, height in zip(boxes.centre_px, boxes.height_px)]
+        )
+        keypoints, confidences = [], []
+        for start in range(0, len(frames_THWC), CROPS_PER_FORWARD):
+            chunk = slice(start, start + CROPS_PER_FORWARD)
+            crops_NHWC = np.stack(
+                [
+                    cut_crop(frame, to_frame, self.crop_size)
+                    for frame, to_frame in zip(frames_THWC[chunk], to_frame_T23[chunk])
+                ]
+            )
+            crops_NCHW = torch.from_numpy(crops_NHWC).to(self.device).permute(0, 3, 1, 2)
+            logits_NJX, logits_NJY = self(crops_NCHW)
+            crop_px_NJ2, confidence_NJ = decode_simcc(logits_NJX, logits_NJY, self.config.simcc_split_ratio)
+            keypoints.append(crop_px_NJ2.cpu().numpy())
+            confidences.append(confidence_NJ.cpu().numpy())
+        self.train(was_training)
+        scale_T22, offset_T2 = to_frame_T23[:, :, :2], to_frame_T23[:, :, 2]
+        joints_px = np.einsum("tab,tjb->tja", scale_T22, np.concatenate(keypoints)) + offset_T2[:, None]
+        return Pose2D(joints_px.astype(np.float32), np.concatenate(confidences))
+
+
+def decode_simcc(logits_NJX: Tensor, logits_NJY: Tensor, simcc_split_ratio: float) -> tuple[Tensor, Tensor]:
+    """Keypoints (N, J, 2) float32 in pixels of the crop, and their confidence (N, J) float32 in [0, 1].
+
+    Confidence is the probability that the joint lies within a twentieth of the crop's side of its place, along x
+    times along y.
+    """
+    x_NJ, x_share_NJ = _mean_around_peak(logits_NJX)
+    y_NJ, y_share_NJ = _mean_around_peak(logits_NJY)
+    # mmpose puts the first pixel's centre at 0, we at 0.5.
+    return torch.stack([x_NJ, y_NJ], -1) / simcc_split_ratio + 0.5, x_share_NJ * y_share_NJ
+
+
+def _mean_around_peak(logits_NJX: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean bin of the distribution within a twentieth of its length of its peak, and its share of the whole."""
+    share_NJX = (SIMCC_BETA * logits_NJX.float()).softmax(-1)
+    num_bins = share_NJX.shape[-1]
+    bins_X = torch.arange(num_bins, device=share_NJX.device)
+    peak_NJ1 = share_NJX.argmax(-1, keepdim=True)
+    near_NJX = share_NJX * ((bins_X - peak_NJ1).abs() <= num_bins // 20)
+    near_share_NJ = near_NJX.sum(-1)
+    return (near_NJX * bins_X).sum(-1) / near_share_NJ, near_share_NJ.clamp(max=1.0)
+
+
+def _check_frames(frames_THWC: NDArray[np.uint8]) -> None:
+    shape, dtype = np.shape(frames_THWC), getattr(frames_THWC, "dtype", type(frames_THWC).__name__)
+    if len(shape) != 4 or shape[-1] != 3 or shape[0] < 1 or min(shape[1:3]) < SMALLEST_SIDE_PX or dtype != np.uint8:
+        raise ValueError(
+            f"frames have shape {shape} and dtype {dtype}, wanted (T, H, W, 3) uint8 RGB with at least 1 frame of "
+            f"{SMALLEST_SIDE_PX} x {SMALLEST_SIDE_PX} pixels"
+        )
+
+
+def _read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The weights in an mmpose checkpoint or a safetensors file, without unpickling arbitrary objects."""
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint_path {path} is not a file")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    # What mmengine's runner leaves in a checkpoint's meta beside tensors: arrays and scalars of the usual dtypes.
+    # numpy moved numpy.core to numpy._core: files name either.
+    numpy_core = importlib.import_module("numpy._core.multiarray")
+    allowed: list[Any] = [np.ndarray, np.dtype]
+    # A HistoryBuffer names its own methods through getattr; neither the real class nor the real getattr is let in.
+    allowed += [(_History, "mmengine.logging.history_buffer.HistoryBuffer"), (_no_attribute, "builtins.getattr")]
+    allowed += [type(np.dtype(name)) for name in ("float32", "float64", "int64")]
+    for name in ("scalar", "_reconstruct"):
+        allowed += [(getattr(numpy_core, name), f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError) as error:
+        # torch's message runs to a page; the line that names the class or the damage comes last or nearly so.
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        reason = next((line.strip() for line in lines if "Unsupported" in line), lines[0])
+        raise ValueError(f"{path} is not a checkpoint of plain weights: {reason}") from error
+    weights = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path} holds {type(content).__name__}, wanted a state_dict of tensors")
+    return {name: value for name, value in weights.items() if not name.startswith("data_preprocessor.")}
+
+
+class _History:
+    """Stands for mmengine's HistoryBuffer (past losses) while a checkpoint is read: what it holds is not used."""
+
+
+def _no_attribute(*_: object) -> None:
+    """Stands for getattr while a checkpoint is read."""

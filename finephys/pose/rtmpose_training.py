@@ -1,0 +1,299 @@
+"""Train RTMPose on rendered clips whose joints are known: crops that are never seen twice the same, and the loss.
+
+Path:    decoded clips -> crops -> loss
+Letters: N crops, J = 17 joints, C, H, W; X, Y SimCC bins
+Units:   pixel of the crop (centre of the first pixel at 0.5)
+[1] RTMPose, arXiv:2303.07399: SimCC targets and KLDiscretLoss, mmpose's own class.
+    We differ: bodies turn by any angle (gymnasts are upside down half of the time, RTMPose turns by 80 degrees);
+    colours are mixed by a random matrix, so that the demo's palette does not matter; a joint outside the crop has an
+    even distribution as its target, so that confidence falls where there is nothing to see; and the head's first map
+    learns the joint's cell directly. Without that the loss stays for long at what is known without looking.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from finephys.pose.crops import cut_crop
+from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc
+from finephys.skeleton import MIRROR
+
+CELL_LOSS_WEIGHT = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pose2DTrainingConfig:
+    """What a crop may look like and what counts; lr, crops_per_step and steps are for the loop (AdamW, cosine).
+
+    scale: box side over the long side of the true joints' box, from tight to the wide boxes of the first pass.
+    shift: of the body's centre, in shares of the box's side.
+    hidden_weight, outside_weight: of joints that are occluded or outside the crop; 1 for visible ones.
+    nobody_probability: crops of plain colour or noise, where every joint's target is even.
+    """
+
+    lr: float = 2e-3
+    crops_per_step: int = 32
+    num_steps: int = 5000
+    scale: tuple[float, float] = (1.1, 2.6)
+    shift: float = 0.12
+    rotation_degrees: float = 180.0
+    # The other crops keep to angles as filmed, where the boxes of `estimate` are.
+    turned_probability: float = 0.4
+    tilt_degrees: float = 20.0
+    flip_probability: float = 0.5
+    colour_probability: float = 0.7
+    grey_probability: float = 0.15
+    # Of the logarithm, and of levels 0..255.
+    contrast_deviation: float = 0.25
+    brightness_deviation: float = 20.0
+    blur_probability: float = 0.3
+    noise_probability: float = 0.3
+    cutout_probability: float = 0.4
+    nobody_probability: float = 0.02
+    hidden_weight: float = 0.5
+    outside_weight: float = 0.1
+
+
+class Pose2DTraining(nn.Module):
+    """The stage pose2d: RTMPose and its loss."""
+
+    def __init__(self, pose_estimator: RTMPose) -> None:
+        super().__init__()
+        self.pose_estimator = pose_estimator
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss terms of a batch as collate makes it.
+
+        "simcc_loss": mmpose's, in nats per joint and axis, 0 at the target; "cell_loss": see _cell_loss;
+        "error_px": mean distance of visible joints in pixels of the crop (no gradient).
+        """
+        joints_NJ2, weight_NJ = batch["joints_px"], batch["weight"]
+        config = self.pose_estimator.config
+        head = self.pose_estimator.head
+        features = self.pose_estimator.features(batch["crops_NHWC"].permute(0, 3, 1, 2))
+        logits_NJX, logits_NJY = (logits.float() for logits in head(features))
+        inside_NJ = batch["is_inside"]
+        target_NJX = simcc_target(joints_NJ2[..., 0], inside_NJ, logits_NJX.shape[-1], config, axis=0)
+        target_NJY = simcc_target(joints_NJ2[..., 1], inside_NJ, logits_NJY.shape[-1], config, axis=1)
+        # mmpose averages over bins and sums over crops: undo both, so that the loss does not change with either.
+        num_crops, _, num_bins = logits_NJX.shape
+        simcc_loss = head.loss_module((logits_NJX, logits_NJY), (target_NJX, target_NJY), weight_NJ)
+        simcc_loss = simcc_loss * (num_bins / (2 * num_crops))
+        map_NJHW = head.final_layer(features[-1]).float()
+        cell_loss = _cell_loss(map_NJHW, joints_NJ2, weight_NJ * inside_NJ, self.pose_estimator.crop_size)
+        with torch.no_grad():
+            found_NJ2, _ = decode_simcc(logits_NJX, logits_NJY, config.simcc_split_ratio)
+            error_NJ = (found_NJ2 - joints_NJ2).norm(dim=-1)
+            is_counted_NJ = (weight_NJ >= 1).float()
+            error_px = (error_NJ * is_counted_NJ).sum() / is_counted_NJ.sum().clamp(min=1)
+        loss = simcc_loss + CELL_LOSS_WEIGHT * cell_loss
+        return {"loss": loss, "simcc_loss": simcc_loss, "cell_loss": cell_loss, "error_px": error_px}
+
+    def export(self, folder: Path) -> None:
+        """Write the subfolder pose_estimator of a pipeline folder."""
+        self.pose_estimator.save_pretrained(folder / "pose_estimator")
+
+
+def build(config: RTMPoseConfig, init: Path | None) -> Pose2DTraining:
+    """The stage's module: from the pose_estimator in the pipeline folder `init` if there is one, else fresh."""
+    if init is not None and (init / "pose_estimator").is_dir():
+        pose_estimator = RTMPose.from_pretrained(init / "pose_estimator")
+    else:
+        # torch's own initialisation: after 90 s it is ahead of mmpose's, whose head starts near zero.
+        pose_estimator = RTMPose(**asdict(config))
+    return Pose2DTraining(pose_estimator)
+
+
+def simcc_target(position_NJ: Tensor, inside_NJ: Tensor, num_bins: int, config: Any, axis: int) -> Tensor:
+    """mmpose's Gaussian labels (peak 1) over bins, without rounding to a bin; 0 everywhere for joints outside.
+
+    position_NJ: pixels of the crop along `axis` (0 x, 1 y). KLDiscretLoss takes their softmax, so zeros are an even
+    distribution.
+    """
+    centre_bin_NJ1 = ((position_NJ - 0.5) * config.simcc_split_ratio)[..., None]
+    bins_X = torch.arange(num_bins, device=position_NJ.device)
+    deviation = (bins_X - centre_bin_NJ1) / config.simcc_sigma_bins[axis]
+    return torch.exp(-0.5 * deviation.square()) * inside_NJ[..., None]
+
+
+def _cell_loss(map_NJHW: Tensor, joints_NJ2: Tensor, weight_NJ: Tensor, crop_size: tuple[int, int]) -> Tensor:
+    """Cross-entropy in nats of the head's first map, one channel a joint, with the cell that the joint lies in.
+
+    The joint's share goes to its four nearest cells, bilinearly.
+    """
+    height, width = map_NJHW.shape[-2:]
+    cell_x_NJ1 = (joints_NJ2[..., :1] * (width / crop_size[1]) - 0.5).clamp(0, width - 1)
+    cell_y_NJ1 = (joints_NJ2[..., 1:] * (height / crop_size[0]) - 0.5).clamp(0, height - 1)
+    share_NJW = (1 - (torch.arange(width, device=map_NJHW.device) - cell_x_NJ1).abs()).clamp(min=0)
+    share_NJH = (1 - (torch.arange(height, device=map_NJHW.device) - cell_y_NJ1).abs()).clamp(min=0)
+    target_NJHW = share_NJH[..., :, None] * share_NJW[..., None, :]
+    log_share_NJHW = map_NJHW.flatten(2).log_softmax(-1).view_as(map_NJHW)
+    cross_entropy_NJ = -(target_NJHW * log_share_NJHW).sum((-2, -1))
+    return (cross_entropy_NJ * weight_NJ).mean()
+
+
+def collate(
+    rows: Sequence[Mapping[str, Any]],
+    rng: np.random.Generator,
+    config: Pose2DTrainingConfig | None = None,
+    crop_size: tuple[int, int] = (RTMPoseConfig.crop_height, RTMPoseConfig.crop_width),
+) -> dict[str, Tensor]:
+    """config.crops_per_step augmented crops of random frames, drawn from decoded clips in turn.
+
+    rows: frames (T,H,W,3) uint8, joints_px (T,17,2), joints_confidence (T,17).
+    -> crops_NHWC uint8, joints_px (N,17,2) float32 in the crop, weight (N,17) float32, is_inside (N,17) float32.
+    Raises ValueError where there are no rows.
+    """
+    config = config or Pose2DTrainingConfig()
+    if not rows:
+        raise ValueError("no clips to take crops from, wanted at least 1")
+    order = rng.permutation(len(rows))
+    crops = []
+    for index in range(config.crops_per_step):
+        row = rows[order[index % len(rows)]]
+        frame = int(rng.integers(len(row["frames"])))
+        joints_px = np.asarray(row["joints_px"][frame], np.float64)
+        visibility = np.asarray(row["joints_confidence"][frame], np.float32)
+        crops.append(augmented_crop(row["frames"][frame], joints_px, visibility, rng, config, crop_size))
+    images, joints, weights, insides = zip(*crops)
+    return {
+        "crops_NHWC": torch.from_numpy(np.stack(images)),
+        "joints_px": torch.from_numpy(np.stack(joints).astype(np.float32)),
+        "weight": torch.from_numpy(np.stack(weights).astype(np.float32)),
+        "is_inside": torch.from_numpy(np.stack(insides).astype(np.float32)),
+    }
+
+
+def augmented_crop(
+    frame_HWC: NDArray[np.uint8],
+    joints_px: NDArray[np.float64],
+    visibility: NDArray[np.float32],
+    rng: np.random.Generator,
+    config: Pose2DTrainingConfig,
+    crop_size: tuple[int, int],
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
+    """One crop of a frame, joints (17, 2) in its pixels, weight (17,) and which joints lie inside it (17,)."""
+    to_frame = _random_box(joints_px, rng, config, crop_size)
+    crop_HWC = cut_crop(frame_HWC, to_frame, crop_size)
+    joints_px = (joints_px - to_frame[:, 2]) @ np.linalg.inv(to_frame[:, :2]).T
+    if rng.random() < config.flip_probability:
+        crop_HWC = np.ascontiguousarray(crop_HWC[:, ::-1])
+        joints_px = joints_px[list(MIRROR)]
+        joints_px[:, 0] = crop_size[1] - joints_px[:, 0]
+        visibility = visibility[list(MIRROR)]
+    is_nobody = rng.random() < config.nobody_probability
+    if is_nobody:
+        crop_HWC = _plain_image(rng, crop_size)
+    crop_HWC = _recoloured(crop_HWC, rng, config)
+    crop_HWC, is_covered = _with_cutout(crop_HWC, joints_px, rng, config)
+    crop_HWC = _blurred_and_noisy(crop_HWC, rng, config)
+    is_inside = _is_within(joints_px, np.zeros(2), np.array([crop_size[1], crop_size[0]])) & (not is_nobody)
+    weight = np.full(len(joints_px), config.hidden_weight, np.float32)
+    weight[(visibility >= 0.5) & ~is_covered] = 1.0
+    weight[~is_inside] = config.outside_weight
+    return crop_HWC, joints_px, weight, is_inside
+
+
+def _random_box(
+    joints_px: NDArray[np.float64],
+    rng: np.random.Generator,
+    config: Pose2DTrainingConfig,
+    crop_size: tuple[int, int],
+) -> NDArray[np.float64]:
+    """The 2x3 matrix from the crop's pixels to the frame's: a turned, scaled, shifted box around the body."""
+    low, high = joints_px.min(0), joints_px.max(0)
+    scale = math.exp(rng.uniform(*np.log(config.scale)))
+    side_px = max(float((high - low).max()), 8.0) * scale
+    centre_px = (low + high) / 2 + rng.uniform(-config.shift, config.shift, 2) * side_px
+    limit = config.rotation_degrees if rng.random() < config.turned_probability else config.tilt_degrees
+    angle = math.radians(rng.uniform(-limit, limit))
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    matrix = turn * (side_px / min(crop_size))
+    middle = np.array([crop_size[1], crop_size[0]]) / 2
+    return np.concatenate([matrix, (centre_px - matrix @ middle)[:, None]], 1)
+
+
+def _plain_image(rng: np.random.Generator, crop_size: tuple[int, int]) -> NDArray[np.uint8]:
+    """One colour, a smooth gradient or noise."""
+    num_cells = int(rng.choice([1, 2, 4, 64]))
+    cells = rng.integers(0, 256, (num_cells, num_cells, 3), np.uint8)
+    return np.asarray(cv2.resize(cells, (crop_size[1], crop_size[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _recoloured(
+    crop_HWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig
+) -> NDArray[np.uint8]:
+    """Channels mixed by a random matrix, with another contrast and brightness; sometimes grey."""
+    mixture = np.eye(3)
+    if rng.random() < config.colour_probability:
+        mixture = np.eye(3)[rng.permutation(3)] if rng.random() < 0.5 else mixture
+        mixture = mixture + rng.normal(0, 0.25, (3, 3))
+    if rng.random() < config.grey_probability:
+        mixture = np.tile(np.array([0.299, 0.587, 0.114]) @ mixture, (3, 1))
+    contrast, brightness = (
+        math.exp(rng.normal(0, config.contrast_deviation)),
+        rng.normal(0, config.brightness_deviation),
+    )
+    mixture = mixture * contrast
+    # Mid-grey stays where it is: contrast turns about it.
+    offset = 128 - mixture @ np.full(3, 128.0) + brightness
+    return np.asarray(cv2.transform(crop_HWC, np.concatenate([mixture, offset[:, None]], 1)), np.uint8)
+
+
+def _with_cutout(
+    crop_HWC: NDArray[np.uint8],
+    joints_px: NDArray[np.float64],
+    rng: np.random.Generator,
+    config: Pose2DTrainingConfig,
+) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """A rectangle painted over, and which joints it covers."""
+    height, width = crop_HWC.shape[:2]
+    if rng.random() >= config.cutout_probability:
+        return crop_HWC, np.zeros(len(joints_px), np.bool_)
+    size = rng.uniform(0.08, 0.35, 2) * [width, height]
+    low = (rng.uniform(0, 1, 2) * [width, height] - size / 2).round().clip(0)
+    high = low + size.round()
+    (left, top), (right, bottom) = low.astype(int), high.astype(int)
+    crop_HWC = crop_HWC.copy()
+    crop_HWC[top:bottom, left:right] = rng.integers(0, 256, 3)
+    return crop_HWC, _is_within(joints_px, low, high)
+
+
+def _is_within(
+    joints_px: NDArray[np.float64], low_px: NDArray[np.float64], high_px: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    return np.asarray(((joints_px >= low_px) & (joints_px < high_px)).all(-1))
+
+
+def _blurred_and_noisy(
+    crop_HWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig
+) -> NDArray[np.uint8]:
+    if rng.random() < config.blur_probability:
+        if rng.random() < 0.5:
+            crop_HWC = np.asarray(cv2.GaussianBlur(crop_HWC, (0, 0), rng.uniform(0.4, 1.5)), np.uint8)
+        else:
+            crop_HWC = np.asarray(cv2.filter2D(crop_HWC, -1, _motion_kernel(rng)), np.uint8)
+    if rng.random() < config.noise_probability:
+        noise = rng.standard_normal(crop_HWC.shape, np.float32) * np.float32(rng.uniform(2, 12))
+        crop_HWC = (crop_HWC + noise).clip(0, 255).astype(np.uint8)
+    return crop_HWC
+
+
+def _motion_kernel(rng: np.random.Generator) -> NDArray[np.float32]:
+    """A line of 3 to 7 pixels in a random direction, summing to one."""
+    side = int(rng.choice([3, 5, 7]))
+    kernel = np.zeros((side, side), np.float32)
+    angle = rng.uniform(0, math.pi)
+    reach = np.array([math.cos(angle), math.sin(angle)]) * (side // 2)
+    middle = side // 2
+    start, end = (tuple(int(value) for value in (middle + sign * reach).round()) for sign in (-1, 1))
+    cv2.line(kernel, start, end, 1.0)
+    return np.asarray(kernel / kernel.sum(), np.float32)

@@ -1,0 +1,389 @@
+"""Synthetic windows that teach lifting and physics: real and ballistic motions before random cameras, as detected.
+
+Path:    (training only) motion capture -> joints_cam_m, joints_px, confidence
+Letters: T frames, J = 17 joints, N flights
+Units:   metre, second, pixel (x right, y down, centre of the first pixel at 0.5)
+Frames:  world, y up; camera, x right, y down, z forward: x_cam = rotation @ x_world + translation
+
+Two kinds of motion: motion capture on random performers, and flights made of its shape sequences: the pose changes as
+captured, the centre of mass falls at g and the body turns so that its angular momentum stays what it was at take-off.
+Speeds vary only with size (Froude): a body b times as large moves in time sqrt(b) times as long, so that gravity holds.
+
+A window depends on nothing but (index, seed); a process computes the motions once, in seconds, and keeps them.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter1d
+from scipy.spatial.transform import Rotation
+from torch import Tensor
+
+from finephys.gymnast.body import Performer, performer_contacts, performer_joints, rest_body
+from finephys.gymnast.mocap import Motion, load_capture
+from finephys.gymnast.motions import MOTIONS, random_shape
+from finephys.physics.body import (
+    STANDARD_GRAVITY,
+    Body,
+    angular_momentum,
+    center_of_mass,
+    inertia,
+    joints_of,
+    points_of,
+)
+from finephys.skeleton import JOINT_NAMES, MIRROR, NUM_JOINTS
+
+FLOATS = NDArray[np.float64]
+Split = Literal["train", "test"]
+
+NUM_PERFORMERS = 24
+NUM_FLIGHTS = {"train": 384, "test": 64}
+AERIAL_SHARE = 0.35
+MOVING_CAMERA_SHARE = 0.2
+# Longer than a gymnast stays up, so that a window of 32 frames at 30 a second fits into one flight.
+FLIGHT_S = 1.2
+
+_MOTION_FPS = 60.0
+_FLIGHT_FPS = 120.0
+
+# Demo clips and the usual shapes of video: (height, width).
+_IMAGE_SIZES = ((128, 128), (256, 256), (224, 224), (360, 640), (640, 360), (480, 854), (1080, 1920))
+_DEMO_SIZE_SHARE = 0.5
+
+# Joints that a detector exchanges together when it takes left for right.
+_SWAPPED = tuple(
+    tuple(JOINT_NAMES.index(f"{side}_{name}") for side in ("right", "left") for name in names)
+    for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
+)
+# How much farther than the torso a joint is missed; limbs' ends blur.
+_NOISE_FACTOR = np.array([1.4 if name.endswith(("wrist", "ankle", "head")) else 1.0 for name in JOINT_NAMES])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Track:
+    """joints_m (K,17,3) in the world and in_flight (K,) at fps frames a second."""
+
+    joints_m: NDArray[np.float32]
+    in_flight: NDArray[np.bool_]
+    fps: float
+
+    @property
+    def duration_s(self) -> float:
+        return (len(self.joints_m) - 1) / self.fps
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Camera:
+    """rotation (T,3,3) and translation (T,3) world to camera, intrinsics (3,3), image (height, width)."""
+
+    rotation: FLOATS
+    translation: FLOATS
+    intrinsics: FLOATS
+    size: tuple[int, int]
+    is_static: bool
+
+
+def sample_window(
+    index: int,
+    seed: int,
+    *,
+    split: Split = "train",
+    num_frames: int = 32,
+    fps: float = 30.0,
+    is_corrupted: bool = True,
+) -> dict[str, Any]:
+    """Window number `index` of the endless sequence `seed`.
+
+    -> index, fps, is_static, height, width, and
+    joints_cam_m (T,17,3) metres, camera frame; joints_px (T,17,2) and confidence (T,17) as a detector finds them, or
+    exact with confidence 1 if not is_corrupted; intrinsics (3,3); gravity (3,) unit, down, in the camera frame, the
+    mean of the frames'; in_flight (T,) bool. float32.
+    split "test": performers and motions that "train" never shows.
+    Raises ValueError if no motion is long enough for the window.
+    """
+    # Test windows of one seed share no random numbers with train windows.
+    rng = np.random.default_rng((seed, index, int(split == "test")))
+    joints_m, in_flight = _sample_motion(rng, split, num_frames, fps)
+    camera = _sample_camera(rng, joints_m, fps)
+    joints_cam_m = np.einsum("tab,tjb->tja", camera.rotation, joints_m) + camera.translation[:, None]
+    focal_px, centre_px = camera.intrinsics[0, 0], camera.intrinsics[:2, 2]
+    joints_px = focal_px * joints_cam_m[..., :2] / joints_cam_m[..., 2:] + centre_px
+    confidence = np.ones((num_frames, NUM_JOINTS))
+    if is_corrupted:
+        joints_px, confidence = _corrupt(rng, joints_px, camera.size)
+    down = -camera.rotation[:, :, 1].mean(0)
+    return {
+        "index": index,
+        "joints_cam_m": joints_cam_m.astype(np.float32),
+        "joints_px": joints_px.astype(np.float32),
+        "confidence": confidence.astype(np.float32),
+        "intrinsics": camera.intrinsics.astype(np.float32),
+        "gravity": (down / np.linalg.norm(down)).astype(np.float32),
+        "fps": float(fps),
+        "in_flight": in_flight,
+        "is_static": camera.is_static,
+        "height": camera.size[0],
+        "width": camera.size[1],
+    }
+
+
+def _sample_motion(
+    rng: np.random.Generator, split: Split, num_frames: int, fps: float
+) -> tuple[FLOATS, NDArray[np.bool_]]:
+    """Joints (T,17,3) in the world and in_flight (T,): a piece of a random track, resized, mirrored, turned."""
+    wanted_s = (num_frames - 1) / fps
+    # Froude: a body of this factor takes sqrt(factor) times as long.
+    size = rng.uniform(0.92, 1.08)
+    flights = [track for track in _flights(split) if track.duration_s * np.sqrt(size) > wanted_s]
+    tracks = [track for track in _tracks(split) if track.duration_s * np.sqrt(size) > wanted_s]
+    if not flights and not tracks:
+        raise ValueError(f"no motion is as long as the window's {num_frames} frames at {fps} fps")
+    if flights and (rng.random() < AERIAL_SHARE or not tracks):
+        track = flights[rng.integers(len(flights))]
+    else:
+        # Longer recordings show more; short ones are not to be forgotten.
+        weight = np.array([0.5 + track.duration_s for track in tracks])
+        track = tracks[rng.choice(len(tracks), p=weight / weight.sum())]
+    step = track.fps / fps / np.sqrt(size)
+    start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
+    joints_m, in_flight = _at(track, start + step * np.arange(num_frames))
+    joints_m = size * joints_m
+    if rng.random() < 0.5:
+        joints_m = joints_m[:, MIRROR] * np.array([1.0, 1.0, -1.0])
+    return joints_m, in_flight
+
+
+def _at(track: _Track, position: NDArray[np.floating]) -> tuple[FLOATS, NDArray[np.bool_]]:
+    """A track at fractional frames, by cubics with central differences as tangents: exact for parabolas."""
+    frame = np.clip(np.floor(position).astype(int), 1, len(track.joints_m) - 3)
+    u = (position - frame)[:, None, None]
+    before, at, after, later = (track.joints_m[frame + offset].astype(np.float64) for offset in (-1, 0, 1, 2))
+    slope, next_slope = 0.5 * (after - before), 0.5 * (later - at)
+    cubic = at + u * (slope + u * (3 * (after - at) - 2 * slope - next_slope))
+    joints_m: FLOATS = cubic + u**3 * (2 * (at - after) + slope + next_slope)
+    return joints_m, track.in_flight[np.rint(position).astype(int)]
+
+
+@functools.lru_cache(maxsize=2)
+def _tracks(split: Split) -> tuple[_Track, ...]:
+    """Every motion of the split on every performer of the split."""
+    tracks = []
+    for name in motion_names(split):
+        capture = load_capture(name)
+        captured = capture.motion(0, capture.num_frames(_MOTION_FPS), fps=_MOTION_FPS)
+        for performer in _performers(split):
+            size = rest_body(performer.shape).size
+            motion = Motion(
+                root_m=size * captured.root_m,
+                rotations=captured.rotations,
+                fps=captured.fps / np.sqrt(size),
+                leaves_floor=captured.leaves_floor,
+            )
+            in_flight, _ = performer_contacts(motion, performer)
+            joints_m = performer_joints(motion, performer).astype(np.float32)
+            tracks.append(_Track(joints_m=joints_m, in_flight=in_flight, fps=motion.fps))
+    return tuple(tracks)
+
+
+def motion_names(split: Split) -> tuple[str, ...]:
+    """Recordings of the split: "test" has the motions that the demo data holds out, "train" all others."""
+    return tuple(
+        capture
+        for motion in MOTIONS.values()
+        if (motion.num_train == 0) == (split == "test")
+        for capture in motion.captures
+    )
+
+
+def _performers(split: Split) -> list[Performer]:
+    """Random bodies; the two splits share none."""
+    rng = np.random.default_rng((2, int(split == "test")))
+    return [
+        Performer(name=f"window-{split}-{number}", shape=random_shape(rng), leotard="", skin="", hair="")
+        for number in range(NUM_PERFORMERS)
+    ]
+
+
+@functools.lru_cache(maxsize=2)
+def _flights(split: Split) -> tuple[_Track, ...]:
+    """Ballistic flights with the shape sequences of the split's motions."""
+    rng = np.random.default_rng((1, int(split == "test")))
+    tracks, num_flights = _tracks(split), NUM_FLIGHTS[split]
+    num_frames = round(FLIGHT_S * _FLIGHT_FPS) + 1
+    shapes_m = np.empty((num_flights, num_frames, NUM_JOINTS, 3))
+    for flight in range(num_flights):
+        track = tracks[rng.integers(len(tracks))]
+        step = min(rng.uniform(0.8, 1.3), 0.99 * track.duration_s / FLIGHT_S) * track.fps / _FLIGHT_FPS
+        start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
+        shape_m, _ = _at(track, start + step * np.arange(num_frames))
+        # The captured root's path would show in the angular momentum; only the shape is wanted, and twice smooth.
+        shapes_m[flight] = gaussian_filter1d(shape_m - shape_m[:, :1], 2.0, axis=0)
+
+    body = Body.from_anthropometry(50.0, 1.6)
+    x = points_of(torch.from_numpy(shapes_m))
+    x = x - center_of_mass(body, x)[..., None, :]
+    tilt = Rotation.from_rotvec(rng.uniform(-np.pi, np.pi, num_flights)[:, None] * np.array([0.0, 0.0, 1.0]))
+    # Somersaults (about z, to the right) more than cartwheels more than twists.
+    spin = rng.normal(size=(num_flights, 3)) * np.array([0.7, 0.4, 1.0])
+    spin *= rng.uniform(0.0, 10.0, (num_flights, 1)) / np.linalg.norm(spin, axis=1, keepdims=True)
+    turning = _turn_freely(body, x, torch.from_numpy(tilt.as_matrix()), torch.from_numpy(spin))
+    x = torch.einsum("ntab,ntjb->ntja", turning, x)
+
+    time_s = torch.arange(num_frames, dtype=torch.float64)[:, None] / _FLIGHT_FPS
+    # Going up at the start and down at the end of most flights.
+    takeoff = np.stack(
+        [rng.normal(0.0, 1.5, num_flights), rng.uniform(3.0, 8.0, num_flights), np.zeros(num_flights)], -1
+    )
+    gravity = torch.tensor([0.0, -STANDARD_GRAVITY, 0.0], dtype=torch.float64)
+    center = torch.from_numpy(takeoff)[:, None] * time_s + 0.5 * gravity * time_s**2
+    joints_m = joints_of(x + center[:, :, None]).numpy().astype(np.float32)
+    in_flight = np.ones(num_frames, bool)
+    return tuple(_Track(joints_m=flight, in_flight=in_flight, fps=_FLIGHT_FPS) for flight in joints_m)
+
+
+def _turn_freely(body: Body, x: Tensor, first: Tensor, spin: Tensor) -> Tensor:
+    """Orientations (N,T,3,3) in which a changing shape x (N,T,16,3) keeps its angular momentum.
+
+    first (N,3,3): the orientation at take-off; spin (N,3): the whole body's angular velocity then, in rad/s.
+    Solves L = Q (I w + h) for w, the body's own angular velocity, with the shape's inertia I and momentum h, by the
+    midpoint rule.
+    """
+    dt_s = 1.0 / _FLIGHT_FPS
+    middle = 0.5 * (x[:, 1:] + x[:, :-1])
+    inertia_m = inertia(body, middle)
+    shape_momentum = angular_momentum(body, middle, (x[:, 1:] - x[:, :-1]) / dt_s)
+    momentum = (first @ inertia_m[:, 0] @ first.transpose(1, 2) @ spin[..., None])[..., 0]
+    orientation, orientations = first, [first]
+    for frame in range(middle.shape[1]):
+        half_way = orientation
+        for _ in range(3):
+            own = (half_way.transpose(1, 2) @ momentum[..., None])[..., 0] - shape_momentum[:, frame]
+            angular_velocity = torch.linalg.solve(inertia_m[:, frame], own)
+            half_way = orientation @ torch.linalg.matrix_exp(0.5 * dt_s * _cross_matrix(angular_velocity))
+        orientation = orientation @ torch.linalg.matrix_exp(dt_s * _cross_matrix(angular_velocity))
+        orientations.append(orientation)
+    return torch.stack(orientations, 1)
+
+
+def _cross_matrix(w: Tensor) -> Tensor:
+    """(N,3,3) such that _cross_matrix(w) @ x = w cross x."""
+    zero = torch.zeros_like(w[:, 0])
+    x, y, z = w.unbind(-1)
+    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
+
+
+def _sample_camera(rng: np.random.Generator, joints_m: FLOATS, fps: float) -> _Camera:
+    """A camera that stands or turns after the performer, who fills 45 to 80 % of the image."""
+    is_static = rng.random() >= MOVING_CAMERA_SHARE
+    height, width = _IMAGE_SIZES[0 if rng.random() < _DEMO_SIZE_SHARE else rng.integers(len(_IMAGE_SIZES))]
+    focal_px = 0.5 * max(height, width) / np.tan(np.radians(rng.uniform(20.0, 45.0)) / 2)
+    intrinsics = np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
+    pitch = np.radians(rng.uniform(-5.0, 20.0) if rng.random() < 0.8 else rng.uniform(-20.0, 40.0))
+    rotation = _camera_rotation(rng.uniform(0.0, 2 * np.pi), pitch, np.radians(rng.normal(0.0, 1.5)))
+
+    looked_at_m = joints_m[:, 0].mean(0)
+    turned_m = (joints_m - looked_at_m) @ rotation.T
+    lowest, highest = turned_m.min(1), turned_m.max(1)
+    if is_static:
+        # The whole path is in the image; a moving camera need not care.
+        middle_m = 0.5 * (lowest[:, :2].min(0) + highest[:, :2].max(0))
+        looked_at_m = looked_at_m + middle_m @ rotation[:2]
+        path_half_m = 0.5 * (highest[:, :2].max(0) - lowest[:, :2].min(0))
+    else:
+        path_half_m = np.zeros(2)
+    body_half_m = 0.5 * (highest - lowest)[:, :2].max(0)
+    view_half = np.array([width, height]) / (2 * focal_px)
+    nearest_m = lowest[:, 2].min()
+    distance_m = max(
+        (body_half_m / (rng.uniform(0.45, 0.8) * view_half)).max(),
+        (path_half_m / (0.95 * view_half)).max() - nearest_m,
+        1.6 - nearest_m,
+    )
+    slack_m = np.maximum(0.95 * view_half * (distance_m + nearest_m) - np.maximum(path_half_m, body_half_m), 0.0)
+    offset_m = np.append(0.7 * slack_m * rng.uniform(-1.0, 1.0, 2), distance_m)
+    place_m = looked_at_m - offset_m @ rotation
+    if is_static:
+        rotations = np.repeat(rotation[None], len(joints_m), 0)
+    else:
+        rotations = _follow(rng, joints_m[:, 0] - place_m, rotation, fps)
+    return _Camera(
+        rotation=rotations,
+        translation=-rotations @ place_m,
+        intrinsics=intrinsics,
+        size=(height, width),
+        is_static=bool(is_static),
+    )
+
+
+def _camera_rotation(azimuth: float, pitch: float, roll: float) -> FLOATS:
+    """World to camera (3,3), radians: which way it looks, how far down, how far tilted."""
+    forward = np.array([np.cos(pitch) * np.cos(azimuth), -np.sin(pitch), np.cos(pitch) * np.sin(azimuth)])
+    right = np.cross(forward, [0.0, 1.0, 0.0])
+    right /= np.linalg.norm(right)
+    level = np.stack([right, np.cross(forward, right), forward])
+    tilt = np.array([[np.cos(roll), -np.sin(roll), 0.0], [np.sin(roll), np.cos(roll), 0.0], [0.0, 0.0, 1.0]])
+    rotation: FLOATS = tilt @ level
+    return rotation
+
+
+def _follow(rng: np.random.Generator, path_m: FLOATS, rotation: FLOATS, fps: float) -> FLOATS:
+    """Rotations (T,3,3) of a camera that pans and tilts after path_m (T,3), seen from its place, and drifts."""
+    path_m = gaussian_filter1d(path_m, 0.15 * fps, axis=0, mode="nearest")
+    seen_m = path_m @ rotation.T
+    time_s = np.arange(len(path_m)) / fps
+    phase, rate = rng.uniform(0, 2 * np.pi, 2), rng.uniform(1.0, 4.0, 2)
+    drift = np.radians(rng.uniform(0.5, 3.0, 2)) * np.sin(phase + rate * time_s[:, None])
+    share = rng.uniform(0.4, 1.0)
+    pan = share * np.arctan2(seen_m[:, 0], seen_m[:, 2]) + drift[:, 0]
+    tilt = share * np.arctan2(seen_m[:, 1], np.hypot(seen_m[:, 0], seen_m[:, 2])) + drift[:, 1]
+    turns = Rotation.from_euler("yx", np.stack([-pan, tilt], -1)).as_matrix()
+    followed: FLOATS = turns @ rotation
+    return followed
+
+
+def _corrupt(rng: np.random.Generator, joints_px: FLOATS, size: tuple[int, int]) -> tuple[FLOATS, FLOATS]:
+    """What a detector makes of joints_px (T,17,2): noise, left for right, joints lost; and its confidence (T,17)."""
+    num_frames = len(joints_px)
+    # Errors grow with the image; they are stated for a side of 256.
+    unit_px = min(size) / 256
+    sigma_px = rng.uniform(1.0, 5.0) * unit_px * _NOISE_FACTOR[:, None]
+    # Half of it stays for a few frames.
+    white = rng.normal(size=(2, num_frames, NUM_JOINTS, 2))
+    slow = gaussian_filter1d(white[1], 2.0, axis=0) * 2.66  # back to unit variance: (2 sigma sqrt(pi)) ** 0.5
+    found_px = joints_px + sigma_px * (white[0] + slow) * np.sqrt(0.5)
+
+    for first in np.flatnonzero(rng.random(num_frames) < 0.015):
+        last = first + rng.integers(1, 4)
+        limbs = _SWAPPED if rng.random() < 0.4 else (_SWAPPED[rng.integers(2)],)
+        for joints in limbs:
+            swapped = [MIRROR[joint] for joint in joints]
+            found_px[first:last, joints] = found_px[first:last, swapped]
+
+    confidence = np.clip(rng.normal(0.9, 0.06, (num_frames, NUM_JOINTS)), 0.0, 1.0)
+    lost = _bursts(rng, num_frames, rng.uniform(0.0, 0.2))
+    num_bursts = int(lost.max())
+    drift_px = rng.normal(0.0, 18.0 * unit_px, (num_bursts + 1, 2))
+    error_px = drift_px[lost] + rng.normal(0.0, 12.0 * unit_px, (num_frames, NUM_JOINTS, 2))
+    found_px = np.where(lost[..., None] > 0, found_px + error_px, found_px)
+    confidence = np.where(lost > 0, np.clip(rng.normal(0.25, 0.12, lost.shape), 0.0, 0.6), confidence)
+    outside = ((joints_px < 0) | (joints_px > np.array([size[1], size[0]]))).any(-1)
+    confidence = np.where(outside, np.minimum(confidence, rng.uniform(0.0, 0.4, outside.shape)), confidence)
+    # Detectors differ in how sure they are of the same thing.
+    return found_px, confidence * rng.uniform(0.75, 1.0)
+
+
+def _bursts(rng: np.random.Generator, num_frames: int, share: float) -> NDArray[np.int64]:
+    """(T,17): 0, or the number of the burst in which the joint is lost; about `share` of all are lost."""
+    length = 6.0
+    num_bursts = rng.poisson(share * num_frames * NUM_JOINTS / length)
+    lost = np.zeros((num_frames, NUM_JOINTS), np.int64)
+    for burst in range(1, num_bursts + 1):
+        first = rng.integers(-3, num_frames)
+        # A few bursts take the whole body: a blurred or hidden frame.
+        joints = slice(None) if rng.random() < 0.01 else rng.integers(NUM_JOINTS)
+        lost[max(first, 0) : max(first + rng.integers(3, 10), 0), joints] = burst
+    return lost

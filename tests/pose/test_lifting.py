@@ -1,0 +1,185 @@
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from finephys.pose.camera import project
+from finephys.pose.estimator import Pose2D
+from finephys.pose.lifting import Lifter, LifterConfig, Pose3D, window_table
+from finephys.pose.lifting_training import LiftingTraining, LiftingTrainingConfig, build, choose_bank, collate
+from finephys.pose.windows import sample_window
+from finephys.skeleton import MIRROR
+
+SMALL = LifterConfig(width=16, num_layers=3, num_heads=2, bank_size=24)
+INTRINSICS = np.array([[180.0, 0.0, 64.0], [0.0, 180.0, 64.0], [0.0, 0.0, 1.0]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def lifter() -> Lifter:
+    """A small lifter with a real bank and weights that are random everywhere."""
+    torch.manual_seed(0)
+    lifter = Lifter(**asdict(SMALL))
+    lifter.set_bank(*choose_bank(SMALL.bank_size, SMALL.window_frames, num_candidates=100))
+    with torch.no_grad():
+        for head in (lifter.point_head, lifter.frame_head, lifter.scene_head):
+            head.weight.normal_(0, 0.02)
+        lifter.missing_token.normal_()
+    return lifter
+
+
+def clip(num_frames: int, seed: int = 0) -> Pose2D:
+    """A walking-sized tangle that moves smoothly."""
+    rng = np.random.default_rng(seed)
+    sway = np.sin(np.linspace(0, 3, num_frames))[:, None, None]
+    joints_px = 64 + rng.normal(0, 15, (17, 2)) + sway * rng.normal(0, 4, (17, 2))
+    return Pose2D(joints_px.astype(np.float32), np.full((num_frames, 17), 0.9, np.float32))
+
+
+@pytest.mark.parametrize("num_frames", [2, 16, 33, 100])
+@pytest.mark.parametrize("fps", [25.0, 30.0, 60.0])
+def test_any_length_is_lifted_in_front_of_the_camera(lifter: Lifter, num_frames: int, fps: float) -> None:
+    pose = lifter.lift(clip(num_frames), INTRINSICS, fps)
+    assert isinstance(pose, Pose3D)
+    assert pose.joints_cam_m.shape == (num_frames, 17, 3)
+    assert pose.joints_cam_m.dtype == np.float32
+    assert np.isfinite(pose.joints_cam_m).all()
+    assert pose.root_cam_m[:, 2].min() > 0.5
+    assert np.linalg.norm(pose.gravity_cam) == pytest.approx(1.0, abs=1e-5)
+    assert 0 < pose.static_probability < 1
+
+
+def test_a_clip_without_frames_enough_or_of_other_joints_is_refused(lifter: Lifter) -> None:
+    with pytest.raises(ValueError, match="T >= 2"):
+        lifter.lift(clip(1), INTRINSICS, 30.0)
+    pose = clip(5)
+    with pytest.raises(ValueError, match=r"\(5, 16, 2\)"):
+        lifter.lift(Pose2D(pose.joints_px[:, :16], pose.confidence[:, :16]), INTRINSICS, 30.0)
+    with pytest.raises(ValueError, match="fps 0"):
+        lifter.lift(pose, INTRINSICS, 0)
+
+
+def test_what_a_missing_joint_says_does_not_matter(lifter: Lifter) -> None:
+    pose = clip(40)
+    confidence = pose.confidence.copy()
+    confidence[10:20, 3] = 0.0
+    confidence[25] = 0.1
+    lifted = []
+    for junk in (0.0, 1e6, np.nan, np.inf):
+        joints_px = pose.joints_px.copy()
+        joints_px[confidence < SMALL.missing_below] = junk
+        lifted.append(lifter.lift(Pose2D(joints_px, confidence), INTRINSICS, 30.0).joints_cam_m)
+        np.testing.assert_array_equal(lifted[0], lifted[-1])
+    # A missing joint is a token of its own, not a joint at the centre that is seen badly.
+    assert not np.allclose(lifted[0], lifter.lift(pose, INTRINSICS, 30.0).joints_cam_m, atol=1e-4)
+
+
+def test_a_clip_in_which_nothing_was_seen_stays_finite(lifter: Lifter) -> None:
+    pose = clip(20)
+    lifted = lifter.lift(Pose2D(np.full_like(pose.joints_px, np.nan), np.zeros_like(pose.confidence)), INTRINSICS, 30.0)
+    assert np.isfinite(lifted.joints_cam_m).all()
+
+
+def test_clips_in_a_batch_do_not_see_each_other(lifter: Lifter) -> None:
+    poses = [clip(40, seed) for seed in (1, 2)]
+    joints_px = torch.from_numpy(np.stack([pose.joints_px for pose in poses]))
+    confidence = torch.from_numpy(np.stack([pose.confidence for pose in poses]))
+    intrinsics = torch.from_numpy(INTRINSICS).expand(2, 3, 3)
+    rates = (30.0, 60.0)
+    with torch.no_grad():
+        together, gravity, static = lifter(joints_px, confidence, intrinsics, torch.tensor(rates))
+    for index, (pose, fps) in enumerate(zip(poses, rates)):
+        alone = lifter.lift(pose, INTRINSICS, fps)
+        np.testing.assert_allclose(together[index].numpy(), alone.joints_cam_m, atol=1e-4)
+        np.testing.assert_allclose(gravity[index].numpy(), alone.gravity_cam, atol=1e-5)
+        assert torch.sigmoid(static[index]).item() == pytest.approx(alone.static_probability, abs=1e-5)
+
+
+def test_pixels_and_focal_length_scaled_together_change_nothing(lifter: Lifter) -> None:
+    pose = clip(20)
+    lifted = lifter.lift(pose, INTRINSICS, 30.0)
+    doubled = INTRINSICS * np.array([[2.0], [2.0], [1.0]], np.float32)
+    again = lifter.lift(Pose2D(2 * pose.joints_px, pose.confidence), doubled, 30.0)
+    np.testing.assert_allclose(again.joints_cam_m, lifted.joints_cam_m, atol=1e-3)
+
+
+def test_windows_cover_every_frame_and_their_number_is_linear() -> None:
+    for num_frames in (2, 15, 16, 17, 33, 100):
+        for fps in (30.0, 60.0):
+            _, frame_NF, weight_NF = window_table(num_frames, [fps], 16)
+            assert set(frame_NF[weight_NF > 0].tolist()) == set(range(num_frames))
+    counts = [len(window_table(num_frames, [30.0], 16)[0]) for num_frames in (160, 320, 640)]
+    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+
+
+def test_a_long_clip_costs_what_its_length_says(lifter: Lifter) -> None:
+    def seconds(num_frames: int) -> float:
+        pose = clip(num_frames)
+        lifter.lift(pose, INTRINSICS, 30.0)
+        best = np.inf
+        for _ in range(3):
+            start = time.process_time()
+            lifter.lift(pose, INTRINSICS, 30.0)
+            best = min(best, time.process_time() - start)
+        return float(best)
+
+    # 8 times as long: quadratic would be 64 times the cost.
+    assert seconds(4000) < 20 * seconds(500)
+
+
+def test_examples_of_the_bank_are_their_own_prompts_and_mirror_images(lifter: Lifter) -> None:
+    """With all of the guess let through and one prompt, an example's 2D is completed to its own 3D."""
+    untrained = Lifter(**{**asdict(SMALL), "num_prompts": 1})
+    untrained.set_bank(lifter.bank_joints_cam_m_PFJ3, lifter.bank_gravity_P3)
+    torch.nn.init.ones_(untrained.guess_share)
+    intrinsics = torch.from_numpy(INTRINSICS)
+    truth_m = lifter.bank_joints_cam_m_PFJ3[7]
+    mirrored_m = truth_m[:, list(MIRROR)] * torch.tensor([-1.0, 1.0, 1.0])
+    for joints_m in (truth_m, mirrored_m):
+        joints_px = project(joints_m, intrinsics).numpy()
+        pose = untrained.lift(Pose2D(joints_px, np.ones((16, 17), np.float32)), INTRINSICS, 30.0)
+        np.testing.assert_allclose(pose.joints_cam_m, joints_m.numpy(), atol=2e-3)
+
+
+def test_saved_and_loaded_it_lifts_the_same(lifter: Lifter, tmp_path: Path) -> None:
+    LiftingTraining(lifter, LiftingTrainingConfig(lifter=SMALL)).export(tmp_path)
+    assert not list(tmp_path.rglob("*.bin"))
+    loaded = build(LiftingTrainingConfig(lifter=SMALL), tmp_path).lifter
+    assert loaded.dtype == torch.float32
+    pose = clip(33)
+    wanted = lifter.lift(pose, INTRINSICS, 30.0)
+    np.testing.assert_array_equal(loaded.lift(pose, INTRINSICS, 30.0).joints_cam_m, wanted.joints_cam_m)
+
+
+def test_sizes_are_within_what_the_pipeline_allows() -> None:
+    lifter = Lifter(**asdict(LifterConfig()))
+    assert sum(parameter.numel() for parameter in lifter.parameters()) <= 600_000
+    assert sum(buffer.numel() for buffer in lifter.buffers()) <= 300_000
+
+
+def test_impossible_configs_name_both_fields() -> None:
+    with pytest.raises(ValueError, match=r"width 10 .* num_heads 4"):
+        LifterConfig(width=10)
+    with pytest.raises(ValueError, match=r"num_prompts 9 .* bank_size \(8\)"):
+        LifterConfig(num_prompts=9, bank_size=8)
+
+
+def test_a_few_steps_of_training_lower_the_loss(lifter: Lifter) -> None:
+    torch.manual_seed(0)
+    config = LiftingTrainingConfig(lifter=SMALL)
+    fresh = Lifter(**asdict(SMALL))
+    fresh.set_bank(lifter.bank_joints_cam_m_PFJ3, lifter.bank_gravity_P3)
+    module = LiftingTraining(fresh, config)
+    batch = collate([sample_window(index, 0) for index in range(16)], np.random.default_rng(0))
+    optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(30):
+        terms = module(batch)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+        optimizer.step()
+        losses.append(terms["mpjpe_mm"].item())
+    assert losses[-1] < 0.6 * losses[0]
