@@ -1,0 +1,199 @@
+"""The configuration of a training run, composed of its parts' dataclasses.
+
+Path:    recipes.py -> jobs/train.py -> TrainConfig -> training/
+Letters: none
+Units:   seconds, minutes, counts of samples and steps as the names say
+
+A stage's own configuration (VAETrainingConfig and so on) lives beside its module and enters as `module`.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+StageName = Literal["vae", "pose2d", "lifting", "physics", "frames", "joint"]
+
+# Fields that change neither the weights nor the order of the data: a run may be taken up again with others.
+OPERATIONAL_FIELDS = (
+    "output",
+    "max_minutes",
+    "log_every",
+    "checkpoint_every",
+    "validate_every",
+    "keep_checkpoints",
+    "threads",
+    "max_failures",
+    "local_cpus",
+    "object_store_gb",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and cosine decay."""
+
+    # Learning rate at the end of the warm-up.
+    lr: float = 3e-4
+    # Steps from 0 to lr.
+    warmup_steps: int = 100
+    # What the cosine ends at, as a share of lr.
+    final_lr_share: float = 0.05
+    weight_decay: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    # Gradients are clipped to this global norm.
+    max_grad_norm: float = 1.0
+    # Decay of the exponential moving average of the weights, which is what validates and ships.
+    ema_decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"optimizer.lr is {self.lr}, wanted more than 0")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"optimizer.ema_decay is {self.ema_decay}, wanted 0 <= ema_decay < 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroConfig:
+    """How DeepSpeed shares the state of the optimizer among ranks."""
+
+    # 0: nothing, 1: optimizer state, 2: and gradients, 3: and weights.
+    stage: Literal[0, 1, 2, 3] = 1
+    precision: Literal["float32", "bfloat16"] = "float32"
+    # Keep the optimizer's state in the host's memory.
+    offload_optimizer: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload_optimizer and self.stage == 0:
+            raise ValueError("zero.offload_optimizer is True and zero.stage is 0, wanted stage 1, 2 or 3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsConfig:
+    """How the rows of a stage are made by Ray Data (finephys/data/pipeline.py)."""
+
+    train_split: str = "train"
+    validation_split: str = "test"
+    # Clips of validation_split that validation uses, spread evenly over the ids.
+    validation_clips: int = 16
+    # True: the rows are made once and every rank holds them (small data). False: they stream anew each epoch.
+    materialise: bool = True
+    # Synthetic windows (stages lifting, physics) in one epoch.
+    windows_per_epoch: int = 1_000_000
+    # Where the guidance of feature rows comes from: the estimators of --init, or the clips' ground truth.
+    pose_source: Literal["detected", "truth"] = "detected"
+    # Actors of each hop of the feature chain, and the logical CPUs and GPUs that one takes.
+    actors: int = 1
+    actor_cpus: float = 0.5
+    actor_gpus: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run. Names with dots are the parts' fields."""
+
+    # Which module trains.
+    stage: StageName = "joint"
+    # Folder or URL of Parquet shards.
+    data: str = "finephys/assets/clips"
+    # Pipeline folder that the run starts from; None starts every part afresh.
+    init: str | None = None
+    # Folder or URL for metrics, checkpoints and the exported pipeline.
+    output: str = "outputs/train"
+    # Optimizer steps; also the length of the learning-rate schedule.
+    steps: int = 1000
+    # Stop early, cleanly and resumably, after this many minutes.
+    max_minutes: float | None = None
+    # Samples in a forward pass of one rank.
+    batch_size: int = 8
+    # Forward passes in one optimizer step.
+    accumulation: int = 1
+    seed: int = 0
+
+    # Ranks. The global batch is batch_size x accumulation x num_workers.
+    num_workers: int = 1
+    # Whether each rank has a GPU of its own.
+    use_gpu: bool = False
+    # Logical CPUs of a rank.
+    cpus_per_worker: float = 1.0
+    # Threads with which a rank computes on the CPU.
+    threads: int = 2
+    # How often lost workers are replaced before the run gives up.
+    max_failures: int = 3
+    # Where no cluster is given: logical CPUs of the local Ray (Ray Data needs at least 4 beside a trainer) ...
+    local_cpus: int = 4
+    # ... and the size of its object store.
+    object_store_gb: float = 1.0
+
+    # Steps between two lines of progress; metrics are kept for every step.
+    log_every: int = 10
+    checkpoint_every: int = 250
+    keep_checkpoints: int = 2
+    # Steps between validations; there is one before the first step and one after the last in any case.
+    validate_every: int = 250
+    validation_batches: int = 4
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    zero: ZeroConfig = field(default_factory=ZeroConfig)
+    rows: RowsConfig = field(default_factory=RowsConfig)
+    # The stage's own configuration; its type is the stage's.
+    module: object = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "num_workers", "threads", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
+        if self.keep_checkpoints < 1:
+            raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}, wanted at least 1")
+        if self.max_minutes is not None and self.max_minutes <= 0:
+            raise ValueError(f"max_minutes is {self.max_minutes}, wanted more than 0")
+        if self.zero.offload_optimizer and not self.use_gpu:
+            raise ValueError("zero.offload_optimizer is True and use_gpu is False: there is no GPU to offload from")
+
+    @property
+    def global_batch(self) -> int:
+        """Samples in one optimizer step over all ranks."""
+        return self.batch_size * self.accumulation * self.num_workers
+
+
+def as_json(config: TrainConfig) -> dict[str, Any]:
+    """The resolved configuration as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return plain
+
+
+def config_hash(config: TrainConfig) -> str:
+    """Twelve hex digits that change with every field that changes the weights or the order of the data."""
+    relevant = {name: value for name, value in as_json(config).items() if name not in OPERATIONAL_FIELDS}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
+    """'name: theirs -> ours' for each field in which two results of as_json differ, operational ones left out."""
+    found: list[str] = []
+    for name in sorted(set(ours) | set(theirs)):
+        if not prefix and name in OPERATIONAL_FIELDS:
+            continue
+        mine, other = ours.get(name), theirs.get(name)
+        if isinstance(mine, dict) and isinstance(other, dict):
+            found += differences(mine, other, f"{prefix}{name}.")
+        elif mine != other:
+            found.append(f"{prefix}{name}: {other} -> {mine}")
+    return found
+
+
+def from_json(plain: dict[str, Any], module: object) -> TrainConfig:
+    """The configuration that as_json wrote down; `module` is the stage's part, already rebuilt.
+
+    Raises ValueError, naming it, on a field that this version does not have.
+    """
+    known = {entry.name for entry in fields(TrainConfig)}
+    unknown = sorted(set(plain) - known)
+    if unknown:
+        raise ValueError(f"configuration field {unknown[0]!r} is unknown to this version")
+    values = dict(plain, module=module)
+    values["optimizer"] = OptimizerConfig(**plain["optimizer"])
+    values["zero"] = ZeroConfig(**plain["zero"])
+    values["rows"] = RowsConfig(**plain["rows"])
+    return TrainConfig(**values)

@@ -1,0 +1,372 @@
+"""The Ray Data chains: from shards, or from nothing, to the rows that a training stage learns from.
+
+Path:    shard -> decode -> pose2d -> pose3d -> vae -> rows;  index -> synthetic window
+Letters: T frames, C channels, h w cells of a latent; 17 H36M joints
+Units:   pixel, metre, second; uint8 RGB; latents normalised
+
+Between hops a row is four plain Arrow columns: clip_id, error (null while all is well), scalars (JSON: numbers,
+booleans, strings) and arrays (safetensors bytes). Clips differ in length, which Ray's tensor columns and batching take
+badly; bytes pass through every batch, spill and network unchanged, and nothing is ever unpickled.
+
+A bad clip is data: it leaves with its `error` set, skips the hops after it, and lands in the failures table.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+import safetensors.numpy as safe
+import torch
+from ray.data.expressions import col
+
+from finephys.config import RowsConfig
+from finephys.data import storage
+from finephys.data.clips import CLIP_SCHEMA, Clip, check_schema
+from finephys.data.video import decode_video
+
+Row = dict[str, Any]
+
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("scalars", pa.string(), nullable=False),
+        pa.field("arrays", pa.binary(), nullable=False),
+    ]
+)
+
+# Clips in one call of a hop: 8 clips of 64 frames at 128x128 are 25 MB.
+CLIPS_PER_BATCH = 8
+# Windows in one block: small enough that the first block of a stream comes soon.
+WINDOWS_PER_BLOCK = 64
+
+
+# --- the chains
+
+
+def decoded_rows(index: "ClipIndex") -> ray.data.Dataset:
+    """Rows of the stages vae and pose2d: clip_id, frames (T,H,W,3) uint8, joints_px (T,17,2), joints_confidence (T,17).
+
+    The joints are float32 pixels, absent where the clip has no ground truth.
+    """
+    return (
+        # 1. shard -> clips, 1:N
+        _read_clips(index)
+        # 2. clip -> decoded row, 1:1
+        .map_batches(decode, batch_size=CLIPS_PER_BATCH, batch_format="pyarrow", num_cpus=0.5)
+    )
+
+
+def feature_rows(index: "ClipIndex", init: str, config: RowsConfig) -> ray.data.Dataset:
+    """Rows of the stages frames and joint; init: the pipeline folder whose parts the actors load.
+
+    clip_id, prompt, fps, height, width, is_static, has_truth;  latents (T,C,h,w) float16;  joints_px (T,17,2) and
+    confidence (T,17), detected;  joints_dd (T,17,3), gravity (3,), intrinsics (3,3), camera frame, metres and pixels;
+    truth_joints_cam_m (T,17,3), in_flight (T,): ground truth, zeros where has_truth is false.
+    With config.pose_source "truth" ground truth stands in for what pose2d and pose3d would have found.
+    """
+    actors: dict[str, Any] = {
+        "batch_size": CLIPS_PER_BATCH,
+        "batch_format": "pyarrow",
+        "compute": ray.data.ActorPoolStrategy(size=config.actors),
+        "num_cpus": config.actor_cpus,
+        "num_gpus": config.actor_gpus,
+        "fn_constructor_args": (init,),
+    }
+    # 1. shard -> clips, 1:N
+    clips = _read_clips(index)
+    # 2. clip -> decoded row with its ground truth, 1:1
+    rows = clips.map_batches(decode_with_truth, batch_size=CLIPS_PER_BATCH, batch_format="pyarrow", num_cpus=0.5)
+    if config.pose_source == "detected":
+        # 3. frames -> 2D joints, 1:1
+        rows = rows.map_batches(EstimatePose2D, **actors)
+        # 4. 2D joints -> S_dd, 1:1
+        rows = rows.map_batches(LiftPose, **actors)
+    else:
+        # 3., 4. ground truth in their place, 1:1
+        rows = rows.map_batches(use_truth, batch_size=CLIPS_PER_BATCH, batch_format="pyarrow", num_cpus=0.25)
+    # 5. frames -> latents, 1:1
+    return rows.map_batches(EncodeLatents, **actors)
+
+
+def window_rows(sample_window: Callable[[int, int], Row], first: int, num_windows: int, seed: int) -> ray.data.Dataset:
+    """Rows of the stages lifting and physics: `num_windows` synthetic windows from `first` on of the stream `seed`."""
+
+    def sample(batch: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
+        _one_thread()
+        indices = [first + int(index) for index in batch["id"]]
+        return to_table([{"clip_id": f"window-{index}", **sample_window(index, seed)} for index in indices])
+
+    # 1. index, 1:1
+    num_blocks = max(1, num_windows // WINDOWS_PER_BLOCK)
+    # 2. index -> window, 1:1
+    return ray.data.range(num_windows, override_num_blocks=num_blocks).map_batches(
+        sample, batch_size=WINDOWS_PER_BLOCK, batch_format="numpy", num_cpus=0.5
+    )
+
+
+# --- the hops
+
+
+def decode(table: pa.Table) -> pa.Table:
+    """Clip rows -> frames and 2D ground truth."""
+    _one_thread()
+    return to_table([_guarded(_decode_clip, clip) for clip in table.to_pylist()])
+
+
+def decode_with_truth(table: pa.Table) -> pa.Table:
+    """Clip rows -> frames, everything that feature rows keep of the record, and the ground truth there is."""
+    _one_thread()
+    return to_table([_guarded(_decode_clip_with_truth, clip) for clip in table.to_pylist()])
+
+
+class EstimatePose2D:
+    """Hop pose2d: adds joints_px and confidence."""
+
+    def __init__(self, init: str) -> None:
+        from finephys.pose.rtmpose import RTMPose
+
+        _one_thread()
+        self.estimator = RTMPose.from_pretrained(init, subfolder="pose_estimator", torch_dtype=torch.float32).eval()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return to_table([_guarded(self._estimate, row) for row in to_rows(table)])
+
+    def _estimate(self, row: Row) -> Row:
+        pose = self.estimator.estimate(row["frames"])
+        return {**row, "joints_px": pose.joints_px, "confidence": pose.confidence}
+
+
+class LiftPose:
+    """Hop pose3d: adds joints_dd and gravity, and is_static and intrinsics where the record has none."""
+
+    def __init__(self, init: str) -> None:
+        from finephys.pose.lifting import Lifter
+
+        _one_thread()
+        self.lifter = Lifter.from_pretrained(init, subfolder="lifter", torch_dtype=torch.float32).eval()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return to_table([_guarded(self._lift, row) for row in to_rows(table)])
+
+    def _lift(self, row: Row) -> Row:
+        from finephys.pose.estimator import Pose2D
+
+        pose = Pose2D(row["joints_px"], row["confidence"])
+        lifted = self.lifter.lift(pose, row["intrinsics"], row["fps"])
+        is_static = row["is_static"] if row["is_static"] is not None else bool(lifted.static_probability > 0.5)
+        return {**row, "joints_dd": lifted.joints_cam_m, "gravity": lifted.gravity_cam, "is_static": is_static}
+
+
+def use_truth(table: pa.Table) -> pa.Table:
+    """In place of the hops pose2d and pose3d: the clip's ground truth, which it must have."""
+    return to_table([_guarded(_with_truth_as_detection, row) for row in to_rows(table)])
+
+
+class EncodeLatents:
+    """Hop vae: replaces the frames by their latents."""
+
+    def __init__(self, init: str) -> None:
+        from diffusers import AutoencoderKL
+
+        _one_thread()
+        self.vae = AutoencoderKL.from_pretrained(init, subfolder="vae", torch_dtype=torch.float32).eval()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return to_table([_guarded(self._encode, row) for row in to_rows(table)])
+
+    def _encode(self, row: Row) -> Row:
+        from finephys.diffusion.vae import encode_latents
+
+        latents = encode_latents(self.vae, row["frames"]).cpu().numpy().astype(np.float16)
+        kept = {name: value for name, value in row.items() if name not in ("frames", "truth_joints_px")}
+        return {**kept, "latents": latents}
+
+
+# --- what is in the shards
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipIndex:
+    """The clips of one split: their ids, sorted, and the shards that hold them."""
+
+    shards: tuple[str, ...]
+    clip_ids: tuple[str, ...]
+    split: str
+
+    def evenly(self, num_clips: int) -> "ClipIndex":
+        """At most `num_clips` of these, spread evenly over the ids."""
+        if num_clips >= len(self.clip_ids):
+            return self
+        picked = np.linspace(0, len(self.clip_ids) - 1, num_clips).round().astype(int)
+        return ClipIndex(
+            shards=self.shards, clip_ids=tuple(self.clip_ids[position] for position in picked), split=self.split
+        )
+
+
+def index_clips(url: str, split: str) -> ClipIndex:
+    """Look through the shards at `url` for clips of `split`: reads two narrow columns, starts nothing.
+
+    Raises FileNotFoundError without a folder or shards; ValueError, naming the shard, on one that is no readable
+    Parquet file or of an unknown schema, on a clip_id that occurs twice, and where the split is empty.
+    """
+    shards, clip_ids, splits_seen = [], [], set()
+    for shard in storage.list_shards(url):
+        filesystem, path = storage.open_filesystem(shard)
+        try:
+            with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+                check_schema(file.schema_arrow, shard)
+                table = file.read(columns=["clip_id", "split"])
+        except pa.ArrowException as error:
+            raise ValueError(f"shard {shard} cannot be read: {str(error).splitlines()[0]}") from error
+        splits_seen |= set(table["split"].to_pylist())
+        found = table.filter(pc.equal(table["split"], split))["clip_id"].to_pylist()
+        if found:
+            shards.append(shard)
+            clip_ids += found
+    if not clip_ids:
+        raise ValueError(
+            f"data {url} has no clip in split {split!r}, it has {', '.join(sorted(splits_seen)) or 'none'}"
+        )
+    clip_ids.sort()
+    for one, next_one in pairwise(clip_ids):
+        if one == next_one:
+            raise ValueError(f"data {url} has clip_id {one} twice in split {split!r}")
+    return ClipIndex(shards=tuple(shards), clip_ids=tuple(clip_ids), split=split)
+
+
+def _read_clips(index: ClipIndex) -> ray.data.Dataset:
+    """The clip records of an index, as CLIP_SCHEMA has them. 1:N"""
+    filesystem, _ = storage.open_filesystem(index.shards[0])
+    paths = [storage.open_filesystem(shard)[1] for shard in index.shards]
+    clips = ray.data.read_parquet(
+        paths, filesystem=filesystem, columns=CLIP_SCHEMA.names, partitioning=None, num_cpus=0.5
+    )
+    return clips.filter(expr=col("clip_id").is_in(list(index.clip_ids)), num_cpus=0.25)
+
+
+# --- rows and tables
+
+
+def to_table(rows: Sequence[Row]) -> pa.Table:
+    """Rows of numpy arrays and plain scalars as a table of ROW_SCHEMA. A row needs a clip_id."""
+    columns: dict[str, list[Any]] = {name: [] for name in ROW_SCHEMA.names}
+    for row in rows:
+        arrays = {name: np.ascontiguousarray(value) for name, value in row.items() if isinstance(value, np.ndarray)}
+        others = {name: _plain(value) for name, value in row.items() if name not in arrays}
+        columns["clip_id"].append(others.pop("clip_id"))
+        columns["error"].append(others.pop("error", None))
+        columns["scalars"].append(json.dumps(others))
+        columns["arrays"].append(safe.save(arrays))
+    return pa.table(columns, schema=ROW_SCHEMA)
+
+
+def to_rows(table: pa.Table) -> list[Row]:
+    """What to_table packed; arrays are the rows' own and writable."""
+    rows = []
+    for packed in table.to_pylist():
+        arrays = {name: value.copy() for name, value in safe.load(packed["arrays"]).items()}
+        row = {"clip_id": packed["clip_id"], **json.loads(packed["scalars"]), **arrays}
+        if packed["error"] is not None:
+            row["error"] = packed["error"]
+        rows.append(row)
+    return rows
+
+
+def collect_rows(batches: Iterator[pa.Table]) -> tuple[list[Row], list[Row]]:
+    """All rows of some tables, sorted by clip_id: (the sound ones, the failures as clip_id and error)."""
+    rows = [row for table in batches for row in to_rows(table)]
+    rows.sort(key=lambda row: str(row["clip_id"]))
+    return [row for row in rows if "error" not in row], [row for row in rows if "error" in row]
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _guarded(hop: Callable[[Row], Row], row: Row) -> Row:
+    """Apply a hop to one row; what is wrong with the clip becomes its `error`, and a row with one passes by."""
+    if row.get("error") is not None:
+        return {"clip_id": row["clip_id"], "error": row["error"]}
+    try:
+        return hop(row)
+    except ValueError as error:
+        return {"clip_id": row["clip_id"], "error": f"{hop.__name__.strip('_')}: {error}"}
+
+
+def _decode_clip(record: Row) -> Row:
+    clip = Clip.from_row(record)
+    row: Row = {"clip_id": clip.clip_id, "frames": _decoded_frames(clip)}
+    if clip.joints_px is not None:
+        row["joints_px"] = clip.joints_px
+    if clip.joints_confidence is not None:
+        row["joints_confidence"] = clip.joints_confidence
+    return row
+
+
+def _decode_clip_with_truth(record: Row) -> Row:
+    from finephys.pose.camera import nominal_intrinsics
+
+    clip = Clip.from_row(record)
+    frames = _decoded_frames(clip)
+    has_truth = clip.joints_cam_m is not None and clip.in_flight is not None
+    row: Row = {
+        "clip_id": clip.clip_id,
+        "prompt": clip.prompt,
+        "frames": frames,
+        "fps": clip.fps,
+        "height": clip.height,
+        "width": clip.width,
+        "is_static": clip.is_static,
+        "has_truth": has_truth,
+        "truth_joints_cam_m": np.zeros((clip.num_frames, 17, 3), np.float32),
+        "in_flight": np.zeros(clip.num_frames, np.bool_),
+    }
+    if clip.intrinsics is not None:
+        # The lifter and Phys-Net take one camera a clip: its middle frame's, for zooming cameras too.
+        row["intrinsics"] = clip.intrinsics[clip.num_frames // 2]
+    else:
+        row["intrinsics"] = np.asarray(nominal_intrinsics(clip.height, clip.width), np.float32)
+    if has_truth:
+        row["truth_joints_cam_m"] = clip.joints_cam_m
+        row["in_flight"] = clip.in_flight
+    if clip.joints_px is not None:
+        row["truth_joints_px"] = clip.joints_px
+    if clip.rotation is not None:
+        # World y is up: gravity points along -y, seen by the camera of the middle frame.
+        row["gravity"] = clip.rotation[clip.num_frames // 2] @ np.array([0, -1, 0], np.float32)
+    return row
+
+
+def _decoded_frames(clip: Clip) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    frames = decode_video(clip.video).frames_THWC
+    wanted = (clip.num_frames, clip.height, clip.width, 3)
+    if frames.shape != wanted:
+        raise ValueError(f"video decodes to shape {frames.shape}, the record says {wanted}")
+    return frames
+
+
+def _with_truth_as_detection(row: Row) -> Row:
+    missing = [name for name in ("truth_joints_px", "gravity") if name not in row]
+    if missing or not row["has_truth"]:
+        raise ValueError(f"pose_source is truth and the clip has no {missing[0] if missing else 'joints_cam_m'}")
+    num_frames = len(row["frames"])
+    return {
+        **row,
+        "joints_px": row["truth_joints_px"],
+        "confidence": np.ones((num_frames, 17), np.float32),
+        "joints_dd": row["truth_joints_cam_m"],
+        "is_static": bool(row["is_static"]),
+    }
+
+
+def _one_thread() -> None:
+    """Ray counts CPUs, not threads: a hop that spread over all cores would starve the trainer."""
+    torch.set_num_threads(1)

@@ -1,0 +1,91 @@
+"""Complete, named configurations of training runs.
+
+Path:    name, stage -> TrainConfig
+Letters: none
+Units:   none
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from finephys.config import OptimizerConfig, RowsConfig, StageName, TrainConfig, ZeroConfig
+from finephys.training.stages import find_stage
+
+
+def demo(stage: StageName) -> TrainConfig:
+    """128x128 clips of the shipped gymnast on the CPUs of one machine, from the shipped weights."""
+    common = TrainConfig(stage=stage, module=find_stage(stage).config())
+    # Batch sizes and rates: what fell fastest in minutes on two cores (facts of the first demo runs).
+    if stage == "vae":
+        return replace(
+            common,
+            steps=4000,
+            batch_size=4,
+            optimizer=OptimizerConfig(lr=2e-3, ema_decay=0.995),
+        )
+    if stage == "pose2d":
+        return replace(common, steps=2000, batch_size=16, optimizer=OptimizerConfig(lr=4e-3, ema_decay=0.998))
+    if stage in ("lifting", "physics"):
+        return replace(common, steps=4000, batch_size=32, optimizer=OptimizerConfig(lr=5e-4, ema_decay=0.998))
+    if stage == "frames":
+        return replace(
+            common,
+            init="finephys/assets/pipeline",
+            steps=8000,
+            batch_size=16,
+            optimizer=OptimizerConfig(lr=5e-4),
+            # Single frames learn to follow a skeleton; it may as well be the true one.
+            rows=RowsConfig(pose_source="truth"),
+        )
+    return replace(
+        common,
+        init="finephys/assets/pipeline",
+        steps=150,
+        batch_size=1,
+        optimizer=OptimizerConfig(lr=2e-4, warmup_steps=20),
+        checkpoint_every=50,
+        validate_every=50,
+    )
+
+
+def sd15_one_node(stage: StageName) -> TrainConfig:
+    """Stable Diffusion 1.5 with AnimateDiff motion modules on the 8 GPUs of one machine."""
+    return replace(
+        demo(stage),
+        data="data/finegym",
+        init="data/sd15-animatediff",
+        output=f"outputs/sd15-{stage}",
+        steps=50_000,
+        batch_size=1,
+        accumulation=4,
+        num_workers=8,
+        use_gpu=True,
+        cpus_per_worker=4,
+        threads=4,
+        checkpoint_every=500,
+        validate_every=1000,
+        optimizer=OptimizerConfig(lr=1e-4, warmup_steps=500, ema_decay=0.9999),
+        zero=ZeroConfig(stage=2, precision="bfloat16"),
+        rows=RowsConfig(materialise=False, validation_clips=64, actors=8, actor_cpus=2, actor_gpus=0.1),
+    )
+
+
+def sd15_multi_node(stage: StageName) -> TrainConfig:
+    """The same on 4 machines of 8 GPUs: sharded weights, storage that every node reaches."""
+    return replace(
+        sd15_one_node(stage),
+        data="s3://finephys/finegym",
+        init="s3://finephys/sd15-animatediff",
+        output=f"s3://finephys/runs/sd15-{stage}",
+        num_workers=32,
+        accumulation=1,
+        zero=ZeroConfig(stage=3, precision="bfloat16"),
+        rows=RowsConfig(materialise=False, validation_clips=64, actors=32, actor_cpus=2, actor_gpus=0.1),
+    )
+
+
+RECIPES: dict[str, Callable[[StageName], TrainConfig]] = {
+    "demo": demo,
+    "sd15_one_node": sd15_one_node,
+    "sd15_multi_node": sd15_multi_node,
+}

@@ -1,0 +1,100 @@
+"""The metrics of a run as lines of JSON, and their curves.
+
+Path:    loop -> OUTPUT/metrics.jsonl -> loss.png, reports
+Letters: none
+Units:   as the names say
+
+metrics.jsonl: one object a line; "split" is train (every step) or validation. Lines beyond the checkpoint that a run
+resumes from are dropped, so every step stands in the file once.
+"""
+
+import io
+import json
+from typing import Any
+
+import numpy as np
+
+from finephys.data import storage
+
+METRICS_NAME = "metrics.jsonl"
+
+
+class MetricsLog:
+    """Appends metrics to OUTPUT/metrics.jsonl. Local files grow by every append; object stores get the whole file at
+    each publish, because their objects cannot grow.
+    """
+
+    def __init__(self, output: str, first_step: int, *, is_writer: bool) -> None:
+        """first_step: optimizer steps done before; lines beyond it are dropped.  is_writer: false on ranks but 0."""
+        self.url = storage.join(output, METRICS_NAME)
+        self.is_writer = is_writer
+        self.lines = [json.dumps(line) for line in read_metrics(output) if line["step"] <= first_step]
+        if first_step == 0:
+            self.lines = []
+        if is_writer:
+            self.publish()
+
+    def append(self, metrics: list[dict[str, Any]]) -> None:
+        if not self.is_writer:
+            return
+        lines = [json.dumps(line) for line in metrics]
+        if storage.is_local(self.url):
+            with open(storage.local_path(self.url), "a") as file:
+                file.write("".join(line + "\n" for line in lines))
+        self.lines += lines
+
+    def publish(self) -> None:
+        """Make what was appended visible and lasting."""
+        if self.is_writer:
+            storage.write_bytes(self.url, "".join(line + "\n" for line in self.lines).encode())
+
+
+def read_metrics(output: str) -> list[dict[str, Any]]:
+    """The lines of a run's metrics.jsonl; [] if there is none. A last line cut off by a kill is left out."""
+    url = storage.join(output, METRICS_NAME)
+    if not storage.exists(url):
+        return []
+    lines = []
+    for text in storage.read_bytes(url).decode().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def plot_losses(output: str) -> None:
+    """Draw OUTPUT/loss.png: the minimised loss of each step, its running median, and validation."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    metrics = read_metrics(output)
+    trained = [line for line in metrics if line["split"] == "train"]
+    validated = [line for line in metrics if line["split"] == "validation"]
+    if not trained:
+        return
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    steps = np.array([line["step"] for line in trained])
+    losses = np.array([line["loss"] for line in trained])
+    axes.plot(steps, losses, color="0.8", linewidth=0.8, label="training, each step")
+    window = max(1, len(losses) // 40)
+    medians = [np.median(losses[max(0, index - window) : index + window + 1]) for index in range(len(losses))]
+    axes.plot(steps, medians, color="tab:blue", label=f"training, median of {2 * window + 1}")
+    if validated:
+        axes.plot(
+            [line["step"] for line in validated],
+            [line["loss"] for line in validated],
+            "o-",
+            color="tab:orange",
+            label="validation, fixed batches and noise",
+        )
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss")
+    if losses.min() > 0:
+        axes.set_yscale("log")
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    storage.write_bytes(storage.join(output, "loss.png"), buffer.getvalue())

@@ -1,0 +1,83 @@
+"""From a checkpoint to a pipeline folder: the parts that a run started from, with the trained ones replaced.
+
+Path:    OUTPUT/checkpoints/step-... -> FOLDER/{vae, unet, ...}
+Letters: none
+Units:   none
+
+Weights are the moving average, whole and in half precision, as safetensors. DeepSpeed is not needed: the average lies
+in the checkpoint as plain tensors, and shards of ZeRO-3 are joined on reading.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from finephys.config import TrainConfig
+from finephys.data import storage
+from finephys.training.checkpoint import Checkpoint, read_average
+from finephys.training.stages import Stage
+
+
+def export_pipeline(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, url: str) -> None:
+    """Write the pipeline folder at `url` from a checkpoint of `config`; what lay there before is replaced.
+
+    Raises ValueError where the checkpoint's weights are not those of the stage's module.
+    """
+    with tempfile.TemporaryDirectory(prefix="finephys-export-") as scratch:
+        init = None
+        folder = Path(scratch) / "pipeline"
+        folder.mkdir()
+        if config.init is not None:
+            storage.download_folder(config.init, folder)
+            init = folder
+        module = rebuild(checkpoint, config, stage, init)
+        module.export(folder)
+        halve(folder)
+        _index(folder)
+        storage.delete_folder(url)
+        storage.upload_folder(folder, url)
+
+
+def _index(folder: Path) -> None:
+    """Make the folder loadable as a whole, where its parts suffice for a FinePhysPipeline."""
+    if {"vae", "unet", "text_encoder", "tokenizer", "guidance_encoder"} <= {part.name for part in folder.iterdir()}:
+        # Imported here: the pipeline needs every hop's libraries, and most stages train without them.
+        from finephys.diffusion.pipeline import write_model_index
+
+        write_model_index(folder)
+
+
+def halve(folder: Path) -> None:
+    """Rewrite the float32 tensors of every safetensors file below `folder` as float16."""
+    for path in folder.rglob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        if any(tensor.dtype == torch.float32 for tensor in tensors.values()):
+            halved = {name: t.half() if t.dtype == torch.float32 else t for name, t in tensors.items()}
+            save_file(halved, path, metadata=metadata)
+
+
+def rebuild(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, init: Path | None) -> Any:
+    """The stage's module with the averaged weights of a checkpoint; init: a local copy of config.init."""
+    torch.manual_seed(config.seed)
+    module: Any = stage.build(config.module, init).float()
+    saved = read_average(checkpoint)
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    strange = sorted(set(saved) - set(own))
+    if strange:
+        raise ValueError(f"checkpoint {checkpoint.url} holds {strange[0]}, which stage {config.stage} does not have")
+    with torch.no_grad():
+        for name, value in saved.items():
+            if own[name].shape != value.shape:
+                raise ValueError(
+                    f"checkpoint {checkpoint.url}: {name} has shape {tuple(value.shape)}, "
+                    f"wanted {tuple(own[name].shape)}"
+                )
+            own[name].copy_(value)
+    module.eval()
+    return module

@@ -1,0 +1,130 @@
+"""The rows between hops, what index_clips refuses, and the feature chain over clips of every kind."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
+from made_clips import make_clip, write_clips
+
+from finephys.data import pipeline
+from finephys.data.clips import VERSION_KEY, write_shard
+from finephys.data.pipeline import collect_rows, decode, decode_with_truth, index_clips, to_rows, to_table, use_truth
+
+
+def test_rows_survive_the_table() -> None:
+    rows = [
+        {
+            "clip_id": "a",
+            "x": np.arange(6, dtype=np.float16).reshape(2, 3),
+            "n": np.int64(3),
+            "name": "é",
+            "none": None,
+        },
+        {
+            "clip_id": "b",
+            "x": np.zeros((0, 3), np.uint8),
+            "flags": np.array([True, False]),
+            "is_static": np.bool_(True),
+        },
+    ]
+    back = to_rows(to_table(rows))
+    assert back[0]["name"] == "é"
+    assert back[0]["n"] == 3
+    assert back[0]["none"] is None
+    assert back[1]["is_static"] is True
+    for ours, theirs in zip(back, rows, strict=True):
+        assert set(ours) == set(theirs)
+        np.testing.assert_array_equal(ours["x"], theirs["x"])
+        assert ours["x"].dtype == theirs["x"].dtype
+    back[0]["x"][:] = 0  # torch.from_numpy wants arrays that can be written
+
+
+def test_an_array_in_another_layout_keeps_its_values() -> None:
+    transposed = np.arange(6).reshape(2, 3).T
+    np.testing.assert_array_equal(to_rows(to_table([{"clip_id": "a", "x": transposed}]))[0]["x"], transposed)
+
+
+def _records(*clips):
+    import pyarrow as pa
+
+    from finephys.data.clips import CLIP_SCHEMA
+
+    return pa.Table.from_pylist([clip.to_row() for clip in clips], schema=CLIP_SCHEMA)
+
+
+def test_bad_clips_become_errors_and_pass_by() -> None:
+    sound = make_clip(0, "train")
+    cut = replace(sound, clip_id="cut", video=sound.video[:200])
+    lying = replace(make_clip(1, "train"), clip_id="lying", height=64)
+    table = decode_with_truth(_records(sound, cut, lying))
+    sound_rows, failures = collect_rows([use_truth(table)])
+    assert [row["clip_id"] for row in sound_rows] == [sound.clip_id]
+    assert [row["clip_id"] for row in failures] == ["cut", "lying"]
+    assert "(8, 32, 32, 3), the record says (8, 64, 32, 3)" in failures[1]["error"]
+    assert set(failures[0]) == {"clip_id", "error"}
+
+
+def test_decoded_rows_hold_frames_and_joints() -> None:
+    clip = make_clip(0, "train")
+    row = to_rows(decode(_records(clip)))[0]
+    assert row["frames"].shape == (8, 32, 32, 3)
+    np.testing.assert_array_equal(row["joints_px"], clip.joints_px)
+    bare = replace(clip, joints_px=None, joints_confidence=None)
+    assert "joints_px" not in to_rows(decode(_records(bare)))[0]
+
+
+def test_truth_in_place_of_detection() -> None:
+    clip = make_clip(0, "train")
+    row = to_rows(use_truth(decode_with_truth(_records(clip))))[0]
+    np.testing.assert_array_equal(row["joints_dd"], clip.joints_cam_m)
+    np.testing.assert_array_equal(row["joints_px"], clip.joints_px)
+    # rotation is diag(1, -1, -1): the world's down is the camera's +y, as in every upright camera.
+    np.testing.assert_array_equal(row["gravity"], [0, 1, 0])
+    assert row["is_static"] is True
+    assert row["has_truth"] is True
+    without = replace(clip, joints_cam_m=None)
+    assert "no joints_cam_m" in to_rows(use_truth(decode_with_truth(_records(without))))[0]["error"]
+
+
+def test_a_clip_without_camera_gets_the_nominal_one() -> None:
+    clip = replace(make_clip(0, "train"), intrinsics=None, joints_cam_m=None)
+    row = to_rows(decode_with_truth(_records(clip)))[0]
+    np.testing.assert_allclose(row["intrinsics"], [[48, 0, 16], [0, 48, 16], [0, 0, 1]])
+    assert row["has_truth"] is False
+    assert not row["truth_joints_cam_m"].any()
+
+
+def test_index_clips_finds_the_split(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    index = index_clips(str(tmp_path), "train")
+    assert index.clip_ids == tuple(f"train-{number:03d}" for number in range(12))
+    assert [Path(shard).name for shard in index.shards] == ["train-00.parquet", "train-01.parquet"]
+    assert index.evenly(3).clip_ids == ("train-000", "train-006", "train-011")
+    assert index.evenly(100) is index
+
+
+def test_index_clips_refuses_by_name(tmp_path: Path) -> None:
+    write_clips(tmp_path)
+    with pytest.raises(ValueError, match="no clip in split 'val', it has test, train"):
+        index_clips(str(tmp_path), "val")
+    write_shard([make_clip(0, "train")], tmp_path / "train-02.parquet")
+    with pytest.raises(ValueError, match="clip_id train-000 twice"):
+        index_clips(str(tmp_path), "train")
+    table = pq.read_table(tmp_path / "train-01.parquet").replace_schema_metadata({VERSION_KEY: b"7"})
+    pq.write_table(table, tmp_path / "train-01.parquet")
+    with pytest.raises(ValueError, match=r"train-01\.parquet has clip schema version 7"):
+        index_clips(str(tmp_path), "train")
+    (tmp_path / "train-01.parquet").write_bytes((tmp_path / "train-00.parquet").read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"train-01\.parquet cannot be read"):
+        index_clips(str(tmp_path), "train")
+
+
+def test_hops_keep_errors_untouched() -> None:
+    table = to_table([{"clip_id": "bad", "error": "decode: broken"}])
+    assert to_rows(use_truth(table)) == [{"clip_id": "bad", "error": "decode: broken"}]
+    assert pipeline.ROW_SCHEMA.equals(table.schema)

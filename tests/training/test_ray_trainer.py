@@ -1,0 +1,134 @@
+"""A whole run through Ray Data, Ray Train and DeepSpeed; killed at any moment it continues to the same weights."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_clips import write_clips
+from safetensors.numpy import load_file
+from tiny_stage import STAGE, tiny_config
+
+from finephys.telemetry import read_metrics
+from finephys.training.checkpoint import list_checkpoints
+from finephys.training.ray_trainer import run
+
+TINY = Path(__file__).parent / "tiny_stage.py"
+STEPS = 40
+CORRUPT = 3
+
+
+def _start(data: Path, output: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(TINY), str(data), str(output), str(STEPS), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clips")
+    write_clips(folder, corrupt=(CORRUPT,))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output of a run that nothing interrupted."""
+    output = tmp_path_factory.mktemp("uninterrupted") / "run"
+    process = _start(data, output)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert f"outcome {STEPS} True" in said
+    assert "train rows: 12 clips = 11 + 1 failed" in said
+    return output
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_run_learns_and_leaves_what_it_should(finished: Path) -> None:
+    metrics = read_metrics(str(finished))
+    trained = [line for line in metrics if line["split"] == "train"]
+    assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
+    assert {"loss", "worst", "lr", "grad_norm", "seconds", "samples_per_s", "data_wait_share"} <= set(trained[0])
+    validated = {line["step"]: line["loss"] for line in metrics if line["split"] == "validation"}
+    assert set(validated) == {0, 20, 40}
+    assert validated[40] < validated[20] < validated[0]
+
+    exported = load_file(finished / "pipeline" / "tiny" / "model.safetensors")
+    assert exported["encoder.weight"].dtype == np.float16
+    # The counter is no average: 40 steps, 40 passes.
+    assert exported["num_seen"] == STEPS
+    average = load_file(finished / "checkpoints" / f"step-{STEPS:08d}" / "average-rank0.safetensors")
+    np.testing.assert_array_equal(exported["encoder.weight"], average["encoder.weight"].astype(np.float16))
+    assert (finished / "loss.png").stat().st_size > 1000
+    assert [checkpoint.step for checkpoint in list_checkpoints(str(finished))] == [30, 40]
+    assert not (finished / "ray_train").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_corrupt_clip_is_listed_and_the_rest_trains(finished: Path) -> None:
+    failures = [json.loads(line) for line in (finished / "failures-rows.jsonl").read_text().splitlines()]
+    assert [failure["clip_id"] for failure in failures] == [f"train-{CORRUPT:03d}"]
+    assert "video" in failures[0]["error"]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_a_finished_run_started_again_says_so(data: Path, finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    started = time.monotonic()
+    outcome = run(tiny_config(str(data), str(finished), STEPS), STAGE)
+    assert outcome.is_finished
+    assert "is finished" in capsys.readouterr().err
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(300)
+def test_killed_and_restarted_equals_uninterrupted(data: Path, finished: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    process = _start(data, output, "0.3")
+    deadline = time.monotonic() + 150
+    while not list_checkpoints(str(output)):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    # A step or two beyond the checkpoint, then the whole driver at once.
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list_checkpoints(str(output))[-1].step < STEPS
+    _wait_for_orphans(process.pid)
+
+    process = _start(data, output)
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    assert "continuing" in said
+
+    name = f"checkpoints/step-{STEPS:08d}/average-rank0.safetensors"
+    ours, theirs = load_file(output / name), load_file(finished / name)
+    assert set(ours) == set(theirs)
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(ours[key], value, err_msg=key)
+    # Every step once, with the very losses of the uninterrupted run.
+    kept = [[(x["step"], x["split"], x["loss"]) for x in read_metrics(str(run))] for run in (output, finished)]
+    assert kept[0] == kept[1]
+
+
+def _wait_for_orphans(session: int) -> None:
+    """Ray's processes end by themselves once the driver is gone; a rank that still wrote would disturb the restart."""
+    for _ in range(100):
+        found = subprocess.run(["ps", "-s", str(session), "-o", "comm="], capture_output=True, text=True).stdout
+        if "ray::RayTrain" not in found:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"processes of the killed run are still there: {found}")
