@@ -9,11 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
-from made_clips import make_clip, write_clips
-
 from finephys.data import pipeline
 from finephys.data.clips import VERSION_KEY, write_shard
 from finephys.data.pipeline import collect_rows, decode, decode_with_truth, index_clips, to_rows, to_table, use_truth
+from tests.training.made_clips import make_clip, write_clips
 
 
 def test_rows_survive_the_table() -> None:

@@ -10,10 +10,9 @@ import pytest
 import ray
 
 from finephys.data.clips import VERSION_KEY
+from tests.training.made_clips import write_clips
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "training"))
-from made_clips import write_clips
 
 # (arguments, what the one line must say); {data} has both splits, {tmp} is empty, {bad} has an unknown schema.
 MISTAKES = {

@@ -162,7 +162,7 @@ def test_sizes_are_within_what_the_pipeline_allows() -> None:
 def test_impossible_configs_name_both_fields() -> None:
     with pytest.raises(ValueError, match=r"width 10 .* num_heads 4"):
         LifterConfig(width=10)
-    with pytest.raises(ValueError, match=r"num_prompts 9 .* bank_size \(8\)"):
+    with pytest.raises(ValueError, match=r"num_prompts 9 .*bank_size \(8\)"):
         LifterConfig(num_prompts=9, bank_size=8)
 
 

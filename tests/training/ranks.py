@@ -1,4 +1,4 @@
-"""One rank of a training without Ray: python ranks.py FOLDER, with torch.distributed's variables in the environment.
+"""One rank of a training without Ray: python -m tests.training.ranks FOLDER, with torch.distributed's variables in the environment.
 
 Trains the tiny stage with each ZeRO stage on the same rows and leaves weights and findings in FOLDER.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tiny_stage import TinyConfig, build, collate, tiny_config
 
 from finephys.config import ZeroConfig
 from finephys.telemetry import MetricsLog
@@ -21,6 +20,7 @@ from finephys.training.checkpoint import latest_checkpoint, load_checkpoint, rea
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.loop import train
 from finephys.training.zero import Engine
+from tests.training.tiny_stage import TinyConfig, build, collate, tiny_config
 
 STEPS = 10
 

@@ -7,9 +7,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from tiny_stage import tiny_config
 
 from finephys.training.batches import held_batches, prefetched, streamed_batches, validation_batches
+from tests.training.tiny_stage import tiny_config
 
 ROWS = [{"clip_id": f"clip-{index:02d}", "value": index} for index in range(10)]
 CONFIG = tiny_config("none", "none", 100)

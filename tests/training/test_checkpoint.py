@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_stage import STAGE, TinyConfig, tiny_config
 
 from finephys.config import OptimizerConfig, TrainConfig, as_json, config_hash, from_json
 from finephys.telemetry import MetricsLog, read_metrics
@@ -14,6 +13,7 @@ from finephys.training.checkpoint import latest_checkpoint, list_checkpoints
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.schedule import learning_rate
 from finephys.training.stages import module_config
+from tests.training.tiny_stage import STAGE, TinyConfig, tiny_config
 
 
 def _write_record(output: Path, step: int, config: TrainConfig) -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ranks import STEPS, rows
 from safetensors.torch import load_file
-from tiny_stage import TinyConfig, build, collate, tiny_config
 
 from finephys.training.schedule import learning_rate
+from tests.training.ranks import STEPS, rows
+from tests.training.tiny_stage import TinyConfig, build, collate, tiny_config
 
-RANKS = Path(__file__).parent / "ranks.py"
+ROOT = Path(__file__).parent.parent.parent
 
 
 def _launch(folder: Path, world_size: int) -> None:
@@ -37,7 +37,8 @@ def _launch(folder: Path, world_size: int) -> None:
         }
         processes.append(
             subprocess.Popen(
-                [sys.executable, str(RANKS), str(folder)],
+                [sys.executable, "-m", "tests.training.ranks", str(folder)],
+                cwd=ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

@@ -10,22 +10,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_clips import write_clips
 from safetensors.numpy import load_file
-from tiny_stage import STAGE, tiny_config
 
 from finephys.telemetry import read_metrics
 from finephys.training.checkpoint import list_checkpoints
 from finephys.training.ray_trainer import run
+from tests.training.made_clips import write_clips
+from tests.training.tiny_stage import STAGE, tiny_config
 
-TINY = Path(__file__).parent / "tiny_stage.py"
+ROOT = Path(__file__).parent.parent.parent
 STEPS = 40
 CORRUPT = 3
 
 
 def _start(data: Path, output: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(TINY), str(data), str(output), str(STEPS), *arguments],
+        [sys.executable, "-m", "tests.training.tiny_stage", str(data), str(output), str(STEPS), *arguments],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -1,6 +1,6 @@
 """A stage of a few hundred weights with everything a real one has: noise, a running buffer, a counter, an export.
 
-Run as a program it trains on tests' own clips: python tests/training/tiny_stage.py DATA OUTPUT STEPS [SECONDS_A_BATCH].
+Run as a program it trains on tests' own clips: python -m tests.training.tiny_stage DATA OUTPUT STEPS [SECONDS_A_BATCH].
 """
 
 import sys
