@@ -2,10 +2,12 @@
 
 import json
 import sys
+from dataclasses import replace
 from typing import cast, get_args
 
 from finephys import command_line
 from finephys.config import StageName, TrainConfig, as_json, config_hash
+from finephys.data import storage
 from finephys.recipes import RECIPES
 from finephys.training import ray_trainer
 from finephys.training.stages import Stage, find_stage
@@ -46,8 +48,12 @@ def dry_run(config: TrainConfig) -> None:
 
 
 def _parameter_lines(config: TrainConfig, stage: Stage) -> list[str]:
-    module = ray_trainer.build_module(config, stage)
-    lines = []
+    is_reachable = config.init is not None and storage.is_local(config.init) and storage.exists(config.init)
+    lines = [] if is_reachable or config.init is None else [f"parameters      without {config.init}, of fresh parts:"]
+    try:
+        module = ray_trainer.build_module(config if is_reachable else replace(config, init=None), stage)
+    except FileNotFoundError as error:
+        return [f"parameters      unknown: {error}"]
     for name, part in module.named_children():
         total = sum(parameter.numel() for parameter in part.parameters())
         trained = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)

@@ -56,7 +56,7 @@ class VAETrainingConfig:
     """The VAE and the weights of its losses."""
 
     vae: VAEConfig = VAEConfig()
-    # False: only the decoder learns, and latents that were encoded before, with all that was trained on them, stay valid.
+    # False: only the decoder learns, so that latents made before, and what was trained on them, stay valid.
     train_encoder: bool = True
     # Deviation of the posterior, against latents of deviation about 1.
     latent_noise: float = 0.05

@@ -38,8 +38,8 @@ from finephys.skeleton import JOINT_NAMES, MIRROR, NUM_JOINTS
 # The examples are at this rate; a faster clip is read as several interleaved sequences of about this rate.
 WINDOW_FPS = 30.0
 
-# Root-mean-square distance of the joints from the torso's centre in the image plane, in metres: the mean over the
-# training windows (finephys/pose/windows.py). It only centres what the network predicts.
+# About the root-mean-square distance of the joints from the torso's centre in the image plane, in metres, of a person
+# standing. It only centres what the network predicts.
 NOMINAL_EXTENT_M = 0.42
 
 # The reference follows the joints that the detector loses least and that move least against each other.
@@ -166,7 +166,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.point_head = nn.Linear(width, 3 * window_frames)
         self.frame_head = nn.Linear(width, 3 * num_points)
         # How much of the analogy's guess reaches the output beside the network's own. [1] adds all of it, which here
-        # would add the detector's noise: from nothing, 114 mm after a minute of training, from all of it 160 mm.
+        # adds the detector's noise: after 250 steps of one small network 170 mm and 2.3 m/s, without it 138 mm and 1.0.
         self.guess_share = nn.Parameter(torch.zeros(num_points, 3))
         # log depth of the whole window, gravity, static logit.
         self.scene_head = nn.Linear(width, 5)

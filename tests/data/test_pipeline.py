@@ -1,6 +1,5 @@
 """The rows between hops, what index_clips refuses, and the feature chain over clips of every kind."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 from finephys.data import pipeline
 from finephys.data.clips import VERSION_KEY, write_shard
 from finephys.data.pipeline import collect_rows, decode, decode_with_truth, index_clips, to_rows, to_table, use_truth

@@ -28,8 +28,14 @@ def test_no_more_columns_than_generated_frames(make_hops: MakeHops) -> None:
 
 @pytest.mark.parametrize(
     ("field", "row"),
-    [("frames_THWC", 0), ("joints_px", 1), ("joints_dd", 2), ("joints_pp", 3), ("heatmaps_FCHW", 6)]
-    + [("generated_FHWC", 7)],
+    [
+        ("frames_THWC", 0),
+        ("joints_px", 1),
+        ("joints_dd", 2),
+        ("joints_pp", 3),
+        ("heatmaps_FCHW", 6),
+        ("generated_FHWC", 7),
+    ],
 )
 def test_each_hop_is_drawn_in_its_row(make_hops: MakeHops, field: str, row: int) -> None:
     hops = make_hops()

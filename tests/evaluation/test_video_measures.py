@@ -71,7 +71,7 @@ def test_measures_of_a_clip(make_hops: Callable[..., Hops]) -> None:
         hops,
         joints_px=np.zeros_like(hops.joints_px),
         joints_dd=hops.truth_cam_m + offset_m,
-        joints_pp=hops.truth_cam_m + [5.0, 0, 0],
+        joints_pp=hops.truth_cam_m + np.array([5.0, 0, 0]),
         fused=hops.truth_cam_m,
         # Twice the source's size: guidance and detections must be compared in the same pixels.
         generated_FHWC=hops.generated_FHWC.repeat(2, axis=1).repeat(2, axis=2),

@@ -31,7 +31,7 @@ MISTAKES = {
         "has clip schema version 7, this program reads version 1",
     ),
     "no init": (["--stage", "vae", "--data", "{data}", "--init", "{tmp}/nothing"], "init {tmp}/nothing does not exist"),
-    "init without parts": (["--stage", "joint", "--data", "{data}", "--init", "{data}"], "needs"),
+    "init without parts": (["--stage", "joint", "--data", "{data}", "--init", "{data}"], "holds no part"),
     "no GPU": (["sd15_one_node", "--stage", "vae", "--data", "{data}", "--num-workers", "99"], "use_gpu is True"),
     "offload without ZeRO": (["--stage", "vae", "--zero.offload-optimizer", "--zero.stage", "0"], "zero.stage is 0"),
     "output is a file": (["--stage", "vae", "--data", "{data}", "--output", "{data}/test-00.parquet"], "is a file"),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,6 +21,15 @@ from finephys.skeleton import BONES, MIRROR, NUM_JOINTS
 OFFICIAL_NAME = "rtmpose-t_8xb256-420e_coco-256x192"
 # A joint's colour depends on the joint only through its mirror pair, so that a flipped image stays a true one.
 PAIR = np.minimum(np.arange(NUM_JOINTS), MIRROR)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """These networks are so small that threads wait for each other, badly so on a busy machine."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +56,7 @@ def official() -> RTMPose:
         head_kernel_size=7,
         simcc_split_ratio=2.0,
         simcc_sigma_bins=(4.9, 5.66),
+        norm_eps=1e-5,
     )
 
 
@@ -79,7 +90,7 @@ def test_saved_and_loaded_it_is_the_same(estimator: RTMPose, tmp_path: Path) -> 
     assert not list(tmp_path.glob("*.bin"))
     loaded = RTMPose.from_pretrained(tmp_path)
     frames = noise_clip(3, 128, 128)
-    np.testing.assert_array_equal(loaded.estimate(frames).joints_px, estimator.estimate(frames).joints_px)
+    np.testing.assert_allclose(loaded.estimate(frames).joints_px, estimator.estimate(frames).joints_px, atol=1e-2)
 
 
 def test_decoding_finds_a_target_between_bins_and_is_sure_of_it() -> None:
@@ -156,6 +167,7 @@ def test_it_computes_what_mmpose_computes(official: RTMPose) -> None:
     """The same crop through mmpose's own TopdownPoseEstimator with the same weights, and its own decoder."""
     from mmengine.registry import DefaultScope
     from mmpose.registry import MODELS
+    from mmpose.structures import PoseDataSample
 
     model_config = official_config(OFFICIAL_NAME).model
     model_config.backbone.pop("_scope_")
@@ -169,8 +181,8 @@ def test_it_computes_what_mmpose_computes(official: RTMPose) -> None:
     crops_NCHW = torch.from_numpy(noise_clip(2, 256, 192)).permute(0, 3, 1, 2)
     with torch.inference_mode():
         ours_x, ours_y = official(crops_NCHW)
-        bgr_as_loaded = list(crops_NCHW.flip(1))
-        their_x, their_y = theirs(**theirs.data_preprocessor({"inputs": bgr_as_loaded, "data_samples": None}))
+        bgr_as_loaded = {"inputs": list(crops_NCHW.flip(1)), "data_samples": [PoseDataSample(), PoseDataSample()]}
+        their_x, their_y = theirs(**theirs.data_preprocessor(bgr_as_loaded), mode="tensor")
     torch.testing.assert_close(ours_x, their_x, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours_y, their_y, atol=1e-4, rtol=1e-4)
 
@@ -286,30 +298,48 @@ def test_the_loss_is_zero_at_the_target_and_only_there(estimator: RTMPose) -> No
         simcc_target(batch["joints_px"][..., axis], batch["is_inside"], 256, estimator.config, axis) for axis in (0, 1)
     ]
 
-    class Oracle(torch.nn.Module):
-        config, head = estimator.config, estimator.head
+    class OracleHead(torch.nn.Module):
+        """Logits that are the targets, tilted along x by `shift`, with mmpose's loss."""
+
+        loss_module = estimator.head.loss_module
 
         def __init__(self, shift: float) -> None:
             super().__init__()
             self.shift = shift
 
-        def forward(self, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        def final_layer(self, _: object) -> torch.Tensor:
+            return torch.zeros(4, NUM_JOINTS, 8, 8)
+
+        def forward(self, _: object) -> tuple[torch.Tensor, torch.Tensor]:
             return sides[0] + self.shift * torch.arange(256) / 256, sides[1]
 
+    class Oracle(torch.nn.Module):
+        config, crop_size = estimator.config, estimator.crop_size
+
+        def __init__(self, shift: float) -> None:
+            super().__init__()
+            self.head = OracleHead(shift)
+
+        def features(self, _: torch.Tensor) -> list[None]:
+            return [None]
+
     exact = Pose2DTraining(Oracle(0.0))(batch)  # type: ignore[arg-type]
-    assert exact["loss"].item() == pytest.approx(0, abs=1e-5)
+    assert exact["simcc_loss"].item() == pytest.approx(0, abs=1e-5)
+    # Nothing is known from an even map: the logarithm of the 64 cells, for joints inside, as they are weighted.
+    inside_weight = (batch["weight"] * batch["is_inside"]).mean()
+    assert exact["cell_loss"].item() == pytest.approx(np.log(64) * inside_weight.item(), rel=1e-4)
     assert exact["error_px"].item() < 1
-    assert Pose2DTraining(Oracle(0.2))(batch)["loss"].item() > 0.05  # type: ignore[arg-type]
+    assert Pose2DTraining(Oracle(0.2))(batch)["simcc_loss"].item() > 0.05  # type: ignore[arg-type]
 
 
 def test_a_few_steps_learn_a_batch_and_export_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = replace(RTMPoseConfig(), widen_factor=0.125, head_dim=64, head_attention_dim=32)
     module = build(config, None)
-    batch = collate([stick_clip()], np.random.default_rng(0), replace(Pose2DTrainingConfig(), crops_per_step=8))
+    batch = collate([stick_clip()], np.random.default_rng(0), replace(Pose2DTrainingConfig(), crops_per_step=4))
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
-    for _ in range(60):
+    for _ in range(30):
         terms = module(batch)
         optimizer.zero_grad()
         terms["loss"].backward()

@@ -1,6 +1,7 @@
-"""One rank of a training without Ray: python -m tests.training.ranks FOLDER, with torch.distributed's variables in the environment.
+"""One rank of a training without Ray: python -m tests.training.ranks FOLDER.
 
 Trains the tiny stage with each ZeRO stage on the same rows and leaves weights and findings in FOLDER.
+torch.distributed's variables (RANK, WORLD_SIZE, ...) are in the environment.
 """
 
 import json

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert rates[9] == rates[10] == pytest.approx(1.0)
     assert rates[55] == pytest.approx(0.55, abs=0.01)
     assert rates[-1] == pytest.approx(0.1, abs=0.001)
-    assert all(before >= after for before, after in zip(rates[10:], rates[11:], strict=False))
+    assert all(before >= after for before, after in pairwise(rates[10:]))
 
 
 def test_the_average_follows_and_swaps() -> None:
