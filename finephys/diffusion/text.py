@@ -30,7 +30,7 @@ DEMO_SENTENCES = (
     "A gymnast with brown skin and blonde hair in a green leotard runs, in a beige hall.",
     "A gymnast with dark skin and black hair in a purple leotard spins, in a green hall.",
     "A gymnast with fair skin and brown hair in a black leotard kicks, in a pink hall.",
-    "A gymnast with tan skin and blonde hair in a white leotard rolls, in a dark hall.",
+    "A gymnast with tan skin and blonde hair in a white leotard rolls, in a teal hall.",
     "jumps backward, turns over once in the air and lands on her feet, does a backflip from standing and lands upright",
     "spins around and jumps while turning in the air, turns quickly on the spot with a spinning jump",
     "steps forward and kicks one leg high, does a high kick while standing on one leg, a spinning kick, a cartwheel",

@@ -65,7 +65,7 @@ class RTMPoseConfig:
 
 
 class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """CSPNeXt and RTMCCHead over crops, and `estimate` over clips. Arguments as in RTMPoseConfig; norm_eps: batch norm."""
+    """CSPNeXt and RTMCCHead over crops, and `estimate` over clips. As in RTMPoseConfig; norm_eps: batch norm."""
 
     @register_to_config
     def __init__(

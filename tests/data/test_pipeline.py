@@ -1,6 +1,6 @@
 """The rows between hops, what index_clips refuses, and the feature chain over clips of every kind."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,22 @@ import pytest
 
 from finephys.data import pipeline
 from finephys.data.clips import VERSION_KEY, write_shard
-from finephys.data.pipeline import collect_rows, decode, decode_with_truth, index_clips, to_rows, to_table, use_truth
+from finephys.data.pipeline import (
+    EncodeLatents,
+    EstimatePose2D,
+    LiftPose,
+    collect_rows,
+    decode,
+    decode_with_truth,
+    index_clips,
+    to_rows,
+    to_table,
+    use_truth,
+)
+from finephys.diffusion.joint import collate, collate_frames
+from finephys.diffusion.vae import VAEConfig, build_vae
+from finephys.pose.lifting import Lifter, LifterConfig
+from finephys.pose.rtmpose import RTMPose, RTMPoseConfig
 from tests.training.made_clips import make_clip, write_clips
 
 
@@ -125,3 +140,38 @@ def test_hops_keep_errors_untouched() -> None:
     table = to_table([{"clip_id": "bad", "error": "decode: broken"}])
     assert to_rows(use_truth(table)) == [{"clip_id": "bad", "error": "decode: broken"}]
     assert pipeline.ROW_SCHEMA.equals(table.schema)
+
+
+def test_the_feature_chain_feeds_both_stages_of_the_generator(tmp_path: Path) -> None:
+    """Hop after hop with untrained parts, a bad clip among good ones; then the stages' own collates."""
+    RTMPose(**asdict(RTMPoseConfig())).save_pretrained(tmp_path / "pose_estimator")
+    lifter = Lifter(**asdict(LifterConfig()))
+    lifter.save_pretrained(tmp_path / "lifter")
+    build_vae(VAEConfig()).half().save_pretrained(tmp_path / "vae")
+    sound = [make_clip(index, "train", num_frames=36, side=128) for index in range(2)]
+    cut = replace(sound[0], clip_id="cut", video=sound[0].video[:200])
+    moving = replace(sound[1], clip_id="moving", is_static=None, intrinsics=None)
+
+    table = decode_with_truth(_records(*sound, cut, moving))
+    for hop in (EstimatePose2D, LiftPose, EncodeLatents):
+        table = hop(str(tmp_path))(table)
+    rows, failures = collect_rows([table])
+    assert [row["clip_id"] for row in failures] == ["cut"]
+    assert [row["clip_id"] for row in rows] == ["moving", "train-000", "train-001"]
+    for row in rows:
+        assert row["latents"].shape == (36, 4, 32, 32)
+        assert row["latents"].dtype == np.float16
+        assert row["joints_px"].shape == (36, 17, 2)
+        assert row["confidence"].shape == (36, 17)
+        assert row["joints_dd"].shape == (36, 17, 3)
+        assert row["joints_dd"].dtype == np.float32
+        np.testing.assert_allclose(np.linalg.norm(row["gravity"]), 1, atol=1e-5)
+        assert row["is_static"] in (True, False)
+        assert "frames" not in row
+
+    rng = np.random.default_rng(0)
+    assert collate_frames(rows, rng)["latents_BFChw"].shape == (3, 1, 4, 32, 32)
+    batch = collate(rows, rng)
+    assert batch["latents_BFChw"].shape == (3, 16, 4, 32, 32)
+    assert batch["joints_dd_BTJ3"].shape == (3, 32, 17, 3)
+    assert all(value.isfinite().all() for value in batch.values() if value.is_floating_point())

@@ -299,11 +299,11 @@ def test_the_loss_is_zero_at_the_target_and_only_there(estimator: RTMPose) -> No
     ]
 
     class OracleHead(torch.nn.Module):
-        """Logits that are the targets, tilted along x by `shift`, with mmpose's loss."""
+        """Logits that are the targets, moved along x by `shift` bins, with mmpose's loss."""
 
         loss_module = estimator.head.loss_module
 
-        def __init__(self, shift: float) -> None:
+        def __init__(self, shift: int) -> None:
             super().__init__()
             self.shift = shift
 
@@ -311,25 +311,25 @@ def test_the_loss_is_zero_at_the_target_and_only_there(estimator: RTMPose) -> No
             return torch.zeros(4, NUM_JOINTS, 8, 8)
 
         def forward(self, _: object) -> tuple[torch.Tensor, torch.Tensor]:
-            return sides[0] + self.shift * torch.arange(256) / 256, sides[1]
+            return sides[0].roll(self.shift, -1), sides[1]
 
     class Oracle(torch.nn.Module):
         config, crop_size = estimator.config, estimator.crop_size
 
-        def __init__(self, shift: float) -> None:
+        def __init__(self, shift: int) -> None:
             super().__init__()
             self.head = OracleHead(shift)
 
         def features(self, _: torch.Tensor) -> list[None]:
             return [None]
 
-    exact = Pose2DTraining(Oracle(0.0))(batch)  # type: ignore[arg-type]
+    exact = Pose2DTraining(Oracle(0))(batch)  # type: ignore[arg-type]
     assert exact["simcc_loss"].item() == pytest.approx(0, abs=1e-5)
     # Nothing is known from an even map: the logarithm of the 64 cells, for joints inside, as they are weighted.
     inside_weight = (batch["weight"] * batch["is_inside"]).mean()
     assert exact["cell_loss"].item() == pytest.approx(np.log(64) * inside_weight.item(), rel=1e-4)
     assert exact["error_px"].item() < 1
-    assert Pose2DTraining(Oracle(0.2))(batch)["simcc_loss"].item() > 0.05  # type: ignore[arg-type]
+    assert Pose2DTraining(Oracle(4))(batch)["simcc_loss"].item() > 0.05  # type: ignore[arg-type]
 
 
 def test_a_few_steps_learn_a_batch_and_export_it(tmp_path: Path) -> None:
