@@ -89,7 +89,9 @@ def encode_video(frames_THWC: NDArray[np.uint8], fps: float, crf: int = 18) -> b
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1
         for index in range(num_frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frames_THWC[index], format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(frames_THWC[index], format="rgb24")
+            # Several threads round chroma differently from run to run (seen at widths that are no multiple of 128).
+            container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
         container.mux(stream.encode(None))
     return file.getvalue()
 

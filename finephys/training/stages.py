@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
 import torch
@@ -22,19 +22,12 @@ Row = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 
 
-class StageModule(Protocol):
-    """What the loop needs of a stage's nn.Module: forward(batch) -> scalar loss terms, "loss" among them."""
-
-    def export(self, folder: Path) -> None:
-        """Write this module's parts of a pipeline folder with save_pretrained."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """rows: which chain of data/pipeline.py feeds it.  config: its dataclass.
 
-    build(config, init): the module, fresh or from the parts in the pipeline folder `init`.
+    build(config, init): the module, fresh or from the parts in the pipeline folder `init`. Its forward(batch) returns
+    scalar loss terms, "loss" among them; its export(folder) writes its parts of a pipeline folder.
     collate(rows, rng): rows as the chain made them to one batch.  sample_window(index, seed) and
     sample_validation_window: only where rows is "windows".
     """
