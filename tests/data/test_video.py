@@ -29,7 +29,8 @@ def test_round_trip(frames_THWC: NDArray[np.uint8]) -> None:
 
 
 def test_same_frames_give_the_same_bytes(frames_THWC: NDArray[np.uint8]) -> None:
-    assert encode_video(frames_THWC, fps=29.97) == encode_video(frames_THWC, fps=29.97)
+    # Many times, because memory is laid out differently each time: three in a hundred used to differ.
+    assert len({encode_video(frames_THWC, fps=29.97) for _ in range(150)}) == 1
 
 
 def test_chosen_frames_equal_the_slice_of_a_full_decode(frames_THWC: NDArray[np.uint8], tmp_path: Path) -> None:
