@@ -1,0 +1,53 @@
+"""Measure how good each part is, from the shipped data and weights: python jobs/evaluate.py NAME."""
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from finephys.command_line import run
+from finephys.evaluation.figures import figures_table, write_figures
+
+# NAME -> finephys/evaluation/evaluate_NAME.py, which has evaluate(pipeline, data, output) -> list[Figure] and writes output/index.html.
+Name = Literal["pose", "lifting", "physics", "video"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What to measure, of which weights, and where to write it."""
+
+    name: tyro.conf.Positional[Name]
+    """Part to measure."""
+    pipeline: Path = Path("finephys/assets/pipeline")
+    """Folder of the weights."""
+    data: str = "finephys/assets/clips"
+    """Folder of Parquet shards; their test split is measured."""
+    output: Path | None = None
+    """Folder for index.html with plots and videos; outputs/evaluate/NAME if not given."""
+    json: Path | None = None
+    """File for {figure: {value, goal, met}}."""
+
+
+def main(config: EvaluateConfig) -> None:
+    if not config.pipeline.is_dir():
+        raise FileNotFoundError(f"pipeline folder {config.pipeline} does not exist")
+    if config.json is not None and config.json.is_dir():
+        raise ValueError(f"json {config.json} is a folder, wanted a file")
+    output = config.output or Path("outputs/evaluate") / config.name
+    module = importlib.import_module(f"finephys.evaluation.evaluate_{config.name}")
+    figures = module.evaluate(config.pipeline, config.data, output)
+    print(figures_table(figures))
+    print(f"done: open {output / 'index.html'}")
+    if config.json is not None:
+        write_figures(figures, config.json)
+
+
+if __name__ == "__main__":
+    run(
+        main,
+        EvaluateConfig,
+        description="Measure one part of the shipped weights on the held-out clips, with a page of plots and videos.",
+        examples=("physics", "video --json outputs/evaluate/video.json", "pose --pipeline outputs/train/pipeline"),
+    )
