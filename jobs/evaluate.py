@@ -10,7 +10,8 @@ import tyro
 from finephys.command_line import run
 from finephys.evaluation.figures import figures_table, write_figures
 
-# NAME -> finephys/evaluation/evaluate_NAME.py, which has evaluate(pipeline, data, output) -> list[Figure] and writes output/index.html.
+# NAME -> finephys/evaluation/evaluate_NAME.py: evaluate(pipeline, data, output) -> list[Figure], which also writes
+# output/index.html.
 Name = Literal["pose", "lifting", "physics", "video"]
 
 

@@ -27,9 +27,10 @@ from finephys.diffusion.text import (
     encode_prompts,
     tokenize,
 )
-from finephys.diffusion.unet import UNetConfig, build_scheduler, build_unet, denoise
+from finephys.diffusion.unet import UNetConfig, build_scheduler, build_unet, denoise, widen_conv_in
 from finephys.guidance.encoder import GuidanceEncoder, GuidanceEncoderConfig
 from finephys.guidance.heatmaps import body_mask, heatmaps
+from finephys.guidance.reference import Reference, draft
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,12 @@ class DenoiserConfig:
     # Share of the samples that see no text, and, independently, no pose: classifier-free guidance (arXiv:2207.12598).
     text_dropout: float = 0.1
     pose_dropout: float = 0.1
+    # Share of the samples that see no reference picture: half, as generation goes with and without one.
+    reference_dropout: float = 0.5
     # Errors on the body count 1 + this: it is a tenth of the picture and nearly all of its interest.
     body_weight: float = 2.0
     # Variance of the noise that the frames of a clip share. Measured: shared noise ends the background's flicker.
-    shared_noise: float = 0.95
+    shared_noise: float = 1.0
     # "min_snr" weighs steps by min(SNR, 5) / (SNR + 1) (arXiv:2303.09556), "uniform" does not.
     snr_weighting: Literal["uniform", "min_snr"] = "uniform"
 
@@ -63,17 +66,17 @@ class DenoiserConfig:
                 f"unet.layers_per_block {self.unet.layers_per_block} and guidance.layers_per_block "
                 f"{self.guidance.layers_per_block} must be equal"
             )
-        if self.unet.guidance_channels != self.guidance.conv_in_channels:
+        if self.unet.latent_channels != self.guidance.latent_channels:
             raise ValueError(
-                f"unet.guidance_channels {self.unet.guidance_channels} and guidance.conv_in_channels "
-                f"{self.guidance.conv_in_channels} must be equal"
+                f"unet.latent_channels {self.unet.latent_channels} and guidance.latent_channels "
+                f"{self.guidance.latent_channels} must be equal"
             )
         if self.unet.cross_attention_dim != self.text.hidden_size:
             raise ValueError(
                 f"unet.cross_attention_dim {self.unet.cross_attention_dim} and text.hidden_size "
                 f"{self.text.hidden_size} must be equal"
             )
-        for name in ("text_dropout", "pose_dropout", "shared_noise"):
+        for name in ("text_dropout", "pose_dropout", "reference_dropout", "shared_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
 
@@ -117,11 +120,12 @@ class GuidedDenoiser(nn.Module):
         depth_BFJ: Tensor,
         body_px_BFJ2: Tensor,
         image_size: tuple[int, int],
+        reference: Reference,
     ) -> dict[str, Tensor]:
         """The denoising losses of one batch: denoise (body-weighted, what is minimised) and mse (plain, to compare).
 
         latents normalised; joints_px and depth (metres relative to the root) guide, and the gradient reaches them;
-        body_px says where errors weigh more.
+        body_px says where errors weigh more.  reference: a picture of each clip.
         """
         num_clips, num_frames = latents_BFChw.shape[:2]
         latent_size = (latents_BFChw.shape[-2], latents_BFChw.shape[-1])
@@ -135,7 +139,9 @@ class GuidedDenoiser(nn.Module):
         shown_NCHW = has_pose.float().repeat_interleave(num_frames)[:, None, None, None]
         num_scales = len(self.unet.config.block_out_channels)
         maps = guidance_maps(joints_px_BFJ2, depth_BFJ, image_size, latent_size, num_scales)
-        guidance = self.guidance_encoder([scale * shown_NCHW for scale in maps])
+        has_reference = has_pose & (torch.rand(num_clips, device=device) >= self.config.reference_dropout)
+        drafts = draft(reference, joints_px_BFJ2, image_size) * has_reference[:, None, None, None, None]
+        guidance = self.guidance_encoder([scale * shown_NCHW for scale in maps], drafts.flatten(0, 1))
 
         timestep_B = self._sample_timesteps(num_clips, device)
         noise = clip_noise(latents_BFChw.shape, self.config.shared_noise, device=device)
@@ -174,28 +180,27 @@ class GuidedDenoiser(nn.Module):
 
 
 def build_denoiser(config: DenoiserConfig, init: Path | None) -> GuidedDenoiser:
-    """A denoiser afresh, or of the parts that lie in the pipeline folder `init`, all of them (in float32).
+    """A denoiser afresh, or of the parts that lie in the pipeline folder `init` (in float32).
 
+    A UNet that takes latents only, such as Stable Diffusion's, is widened for guidance; its other parts must be there.
     Raises FileNotFoundError or OSError where init lacks one of the parts.
     """
     if init is None or not (init / "unet").is_dir():
         tokenizer = build_tokenizer(config.text, config.prompts)
-        return GuidedDenoiser(
-            config,
-            build_unet(config.unet),
-            build_text_encoder(config.text, tokenizer),
-            tokenizer,
-            GuidanceEncoder(**asdict(config.guidance)),
-            build_scheduler(),
-        )
-    return GuidedDenoiser(
-        config,
-        UNetMotionModel.from_pretrained(init / "unet"),
-        CLIPTextModel.from_pretrained(init / "text_encoder", dtype=torch.float32),
-        CLIPTokenizer.from_pretrained(init / "tokenizer"),
-        GuidanceEncoder.from_pretrained(init / "guidance_encoder"),
-        DDIMScheduler.from_pretrained(init / "scheduler"),
-    )
+        unet = build_unet(config.unet)
+        text_encoder = build_text_encoder(config.text, tokenizer)
+        guidance_encoder = GuidanceEncoder(**asdict(config.guidance))
+        scheduler = build_scheduler()
+    else:
+        unet = UNetMotionModel.from_pretrained(init / "unet")
+        text_encoder = CLIPTextModel.from_pretrained(init / "text_encoder", dtype=torch.float32)
+        tokenizer = CLIPTokenizer.from_pretrained(init / "tokenizer")
+        guidance_encoder = GuidanceEncoder.from_pretrained(init / "guidance_encoder")
+        scheduler = DDIMScheduler.from_pretrained(init / "scheduler")
+    missing = unet.config.out_channels + guidance_encoder.num_conv_in_channels - unet.config.in_channels
+    if missing > 0:
+        widen_conv_in(unet, missing)
+    return GuidedDenoiser(config, unet, text_encoder, tokenizer, guidance_encoder, scheduler)
 
 
 def guidance_maps(

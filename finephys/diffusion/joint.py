@@ -22,6 +22,7 @@ from finephys.diffusion.denoiser import DenoiserConfig, GuidedDenoiser, build_de
 from finephys.diffusion.unet import motion_parameters, skip_motion
 from finephys.guidance.fuse import fuse
 from finephys.guidance.heatmaps import relative_depth
+from finephys.guidance.reference import Reference
 from finephys.physics.phys_net import PhysNet, PhysNetConfig
 from finephys.physics.training import pose_losses
 from finephys.pose.camera import project
@@ -60,11 +61,12 @@ def collate_frames(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) 
     """One random frame of each clip, with its joints: true ones where known, else S_dd.
 
     rows: clip features. Returns latents_BFChw (F = 1), prompt_BL (uint8), joints_cam_m_BFJ3, intrinsics_B33,
-    body_px_BFJ2, image_size_B2 (height, width).
+    body_px_BFJ2, image_size_B2 (height, width), and another random frame as reference_BChw, reference_px_BJ2,
+    is_static_B.
     """
     _check_sizes(rows)
     frames = [rng.integers(len(row["latents"]), size=1) for row in rows]
-    batch = _clips(rows, frames)
+    batch = _clips(rows, frames, rng)
     joints = [_best_joints(row)[frame] for row, frame in zip(rows, frames, strict=True)]
     return {**batch, "joints_cam_m_BFJ3": _stack(joints)}
 
@@ -73,7 +75,7 @@ def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict
     """One random window of each clip: T = 32 frames for Phys-Net, every second of them for the UNet.
 
     rows: clip features. Returns what collate_frames does without joints_cam_m (F = 16), and joints_dd_BTJ3,
-    joints_px_BTJ2, confidence_BTJ, gravity_B3, dt_s_B, is_static_B, truth_joints_cam_m_BTJ3, in_flight_BT, has_truth_B.
+    joints_px_BTJ2, confidence_BTJ, gravity_B3, dt_s_B, truth_joints_cam_m_BTJ3, in_flight_BT, has_truth_B.
     Raises ValueError, naming the clip, on fewer than 32 frames.
     """
     _check_sizes(rows)
@@ -88,13 +90,12 @@ def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict
         return _stack([row[name][window] for row, window in zip(rows, windows, strict=True)])
 
     return {
-        **_clips(rows, frames),
+        **_clips(rows, frames, rng),
         "joints_dd_BTJ3": windowed("joints_dd"),
         "joints_px_BTJ2": windowed("joints_px"),
         "confidence_BTJ": windowed("confidence"),
         "gravity_B3": _stack([row["gravity"] for row in rows]),
         "dt_s_B": torch.tensor([1 / float(row["fps"]) for row in rows]),
-        "is_static_B": torch.tensor([bool(row["is_static"]) for row in rows]),
         "truth_joints_cam_m_BTJ3": windowed("truth_joints_cam_m"),
         "in_flight_BT": torch.from_numpy(
             np.stack([np.asarray(row["in_flight"], bool)[window] for row, window in zip(rows, windows, strict=True)])
@@ -103,15 +104,21 @@ def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict
     }
 
 
-def _clips(rows: Sequence[Mapping[str, Any]], frames: Sequence[np.ndarray]) -> dict[str, Tensor]:
-    """What both stages need of each clip at its chosen frames."""
+def _clips(
+    rows: Sequence[Mapping[str, Any]], frames: Sequence[np.ndarray], rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """What both stages need of each clip at its chosen frames, and any one frame of it as its reference."""
     chosen = list(zip(rows, frames, strict=True))
+    references = [(row, rng.integers(len(row["latents"]), size=1)) for row in rows]
     return {
         "latents_BFChw": _stack([row["latents"][index] for row, index in chosen]),
         "prompt_BL": torch.from_numpy(np.stack([_prompt_bytes(row["prompt"]) for row in rows])),
         "intrinsics_B33": _stack([row["intrinsics"] for row in rows]),
         "body_px_BFJ2": _stack([_body_px(row, index) for row, index in chosen]),
         "image_size_B2": torch.tensor([[int(row["height"]), int(row["width"])] for row in rows]),
+        "reference_BChw": _stack([row["latents"][index[0]] for row, index in references]),
+        "reference_px_BJ2": _stack([_body_px(row, index)[0] for row, index in references]),
+        "is_static_B": torch.tensor([bool(row["is_static"]) for row in rows]),
     }
 
 
@@ -190,6 +197,7 @@ class FramesTraining(nn.Module):
                 relative_depth(joints),
                 batch["body_px_BFJ2"],
                 _image_size(batch),
+                _reference(batch),
             )
         return {"loss": losses["denoise"], **losses}
 
@@ -228,6 +236,7 @@ class JointModule(nn.Module):
             relative_depth(seen),
             batch["body_px_BFJ2"],
             _image_size(batch),
+            _reference(batch),
         )
         losses |= pose_losses(
             physics,
@@ -244,6 +253,10 @@ class JointModule(nn.Module):
         """Write the denoiser's parts and phys_net below `folder`, in half precision."""
         self.denoiser.export(Path(folder))
         save_half(self.phys_net, Path(folder) / "phys_net")
+
+
+def _reference(batch: Mapping[str, Tensor]) -> Reference:
+    return Reference(batch["reference_BChw"], batch["reference_px_BJ2"], batch["is_static_B"].bool())
 
 
 def _image_size(batch: Mapping[str, Tensor]) -> tuple[int, int]:

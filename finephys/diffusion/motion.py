@@ -28,12 +28,14 @@ class Motion:
     """A motion and the hops that it came by; the fields from a video are None where 3D joints were given.
 
     guiding_TJ3: what guides, absolute, metres, camera frame.  intrinsics (3,3) pixels.  image_size (height, width).
+    is_static: the camera stands still.
     pose2d: detected.  joints_dd, joints_pp (T,17,3) metres.  gate (T,17): share of S_dd.  gravity_cam (3,) unit.
     """
 
     guiding_TJ3: NDArray[np.float32]
     intrinsics: NDArray[np.float32]
     image_size: tuple[int, int]
+    is_static: bool = True
     pose2d: Pose2D | None = None
     joints_dd: NDArray[np.float32] | None = None
     joints_pp: NDArray[np.float32] | None = None
@@ -70,6 +72,7 @@ def estimate_motion(
     def clip_batch(array: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)
 
+    is_static = bool(pose3d.static_probability > STATIC_PROBABILITY)
     joints_dd = clip_batch(pose3d.joints_cam_m)
     with torch.no_grad():
         physics = phys_net(
@@ -79,13 +82,14 @@ def estimate_motion(
             clip_batch(camera),
             clip_batch(pose3d.gravity_cam),
             torch.tensor([1 / fps], device=device),
-            torch.tensor([pose3d.static_probability > STATIC_PROBABILITY], device=device),
+            torch.tensor([is_static], device=device),
         )
         fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
     return Motion(
         guiding_TJ3=fused[0].float().cpu().numpy(),
         intrinsics=camera,
         image_size=(height, width),
+        is_static=is_static,
         pose2d=pose2d,
         joints_dd=pose3d.joints_cam_m,
         joints_pp=physics.joints_pp_BTJ3[0].float().cpu().numpy(),

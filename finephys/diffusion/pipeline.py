@@ -32,13 +32,15 @@ from finephys.diffusion.denoiser import clip_noise, guidance_maps
 from finephys.diffusion.motion import Motion, estimate_motion, given_motion
 from finephys.diffusion.text import encode_prompts, tokenize
 from finephys.diffusion.unet import denoise
-from finephys.diffusion.vae import decode_latents, downscale_factor
+from finephys.diffusion.vae import decode_latents, downscale_factor, encode_latents
 from finephys.guidance.encoder import Guidance, GuidanceEncoder
 from finephys.guidance.heatmaps import relative_depth
+from finephys.guidance.reference import Reference, draft
 from finephys.physics.phys_net import PhysNet
 from finephys.pose.camera import project
 from finephys.pose.lifting import Lifter
 from finephys.pose.rtmpose import RTMPose
+from finephys.skeleton import NUM_JOINTS
 
 OutputType = Literal["np", "pil", "latent"]
 
@@ -93,7 +95,7 @@ class FinePhysPipeline(DiffusionPipeline):
         phys_net: PhysNet | None = None,
         lifter: Lifter | None = None,
         pose_estimator: RTMPose | None = None,
-        shared_noise: float = 0.95,
+        shared_noise: float = 1.0,
     ) -> None:
         """shared_noise: variance of the noise that the frames share, as in training (DenoiserConfig.shared_noise).
 
@@ -136,6 +138,8 @@ class FinePhysPipeline(DiffusionPipeline):
         intrinsics: NDArray[np.floating] | None = None,
         height: int | None = None,
         width: int | None = None,
+        reference_image: NDArray[np.uint8] | None = None,
+        reference_joints_px: NDArray[np.floating] | None = None,
         negative_prompt: str | Sequence[str] = "",
         num_frames: int = 16,
         num_inference_steps: int = 20,
@@ -154,6 +158,9 @@ class FinePhysPipeline(DiffusionPipeline):
           joints_cam_m (T,17,3) metres, absolute in the camera frame: drawn as it is.
         intrinsics (3,3) in pixels: of the driving video or of the camera to draw with; nominal where None.
         height, width: of the result; a driving video's own, else the UNet's.
+        reference_image (height, width, 3) uint8 RGB: a picture of the person and the place as they should look, taken
+        by the camera of the motion, such as the first frame of a driving video; reference_joints_px (17,2): where the
+        person is in it, detected where None.
         guidance_scale, pose_guidance_scale: classifier-free guidance towards the prompt (away from negative_prompt) and
         towards the pose; at 1 either is off, and with both at 1 each step is one pass of the UNet.
         latents (B,F,C,h,w): the starting noise.  output_type: "np", "pil" or "latent".
@@ -187,7 +194,10 @@ class FinePhysPipeline(DiffusionPipeline):
 
         # 2. guidance, once per clip, with and without the pose
         passes = _passes(guidance_scale, pose_guidance_scale)
-        guidance = self._guidance_of_passes(maps, passes, len(prompts))
+        reference = self._reference(reference_image, reference_joints_px, size, motion.is_static)
+        drawn_px_FJ2 = joints_px_FJ2 * _scale(motion.image_size, size, device)
+        draft_NChw = None if reference is None else draft(reference, drawn_px_FJ2[None], size)[0]
+        guidance = self._guidance_of_passes(maps, draft_NChw, passes, len(prompts))
         text_BLC = self._text_of_passes(prompts, negatives, passes)
 
         # 3. denoise
@@ -240,9 +250,36 @@ class FinePhysPipeline(DiffusionPipeline):
         side = self.unet.config.sample_size * downscale_factor(self.vae)
         return given_motion(joints_cam_m, intrinsics, (height or side, width or side))
 
-    def _guidance_of_passes(self, maps: Sequence[Tensor], passes: "Sequence[_Pass]", num_prompts: int) -> Guidance:
+    def _reference(
+        self,
+        image: NDArray[np.uint8] | None,
+        joints_px: NDArray[np.floating] | None,
+        size: tuple[int, int],
+        is_static: bool,
+    ) -> Reference | None:
+        """The reference picture as a latent with its joints."""
+        if image is None:
+            return None
+        if image.dtype != np.uint8 or image.shape != (*size, 3):
+            raise ValueError(f"reference_image is {image.dtype} {image.shape}, wanted uint8 {(*size, 3)}")
+        if joints_px is None:
+            if self.pose_estimator is None:
+                raise ValueError("reference_joints_px is None and the pipeline has no pose_estimator, wanted one")
+            joints_px = self.pose_estimator.estimate(image[None]).joints_px[0]
+        if np.shape(joints_px) != (NUM_JOINTS, 2) or not np.isfinite(joints_px).all():
+            raise ValueError(f"reference_joints_px has shape {np.shape(joints_px)}, wanted finite ({NUM_JOINTS}, 2)")
+        device = self._execution_device
+        return Reference(
+            latent_BChw=encode_latents(self.vae, image[None]).float().to(device),
+            joints_px_BJ2=torch.from_numpy(np.asarray(joints_px, np.float32))[None].to(device),
+            is_static_B=torch.tensor([is_static], device=device),
+        )
+
+    def _guidance_of_passes(
+        self, maps: Sequence[Tensor], draft_NChw: Tensor | None, passes: "Sequence[_Pass]", num_prompts: int
+    ) -> Guidance:
         """Guidance of all passes, N = passes * prompts * F; the encoder runs once with and once without the pose."""
-        with_pose = self.guidance_encoder([scale.to(self.guidance_encoder.device) for scale in maps])
+        with_pose = self.guidance_encoder([scale.to(self.guidance_encoder.device) for scale in maps], draft_NChw)
         without = with_pose
         if not all(one.has_pose for one in passes):
             without = self.guidance_encoder([torch.zeros_like(scale) for scale in maps])
@@ -343,10 +380,10 @@ class FinePhysPipeline(DiffusionPipeline):
                 f"unet.block_out_channels {tuple(unet.block_out_channels)} and guidance_encoder.block_out_channels "
                 f"{tuple(encoder.block_out_channels)} differ"
             )
-        if unet.in_channels != vae.latent_channels + encoder.conv_in_channels:
+        if unet.in_channels != vae.latent_channels + self.guidance_encoder.num_conv_in_channels:
             raise ValueError(
                 f"unet.in_channels is {unet.in_channels}, wanted vae.latent_channels {vae.latent_channels} + "
-                f"guidance_encoder.conv_in_channels {encoder.conv_in_channels}"
+                f"guidance_encoder's {self.guidance_encoder.num_conv_in_channels}"
             )
         text = self.text_encoder.config
         if len(self.tokenizer) > text.vocab_size:
@@ -390,6 +427,11 @@ def _passes(text_scale: float, pose_scale: float) -> list[_Pass]:
     return [one for one in candidates if one.share != 0]
 
 
+def _scale(from_size: tuple[int, int], to_size: tuple[int, int], device: torch.device) -> Tensor:
+    """What pixels (x, y) of one picture size are multiplied by to be pixels of another; sizes are (height, width)."""
+    return torch.tensor([to_size[1] / from_size[1], to_size[0] / from_size[0]], device=device)
+
+
 def _check_in_frame(joints_px_FJ2: Tensor, image_size: tuple[int, int]) -> None:
     height, width = image_size
     inside = (joints_px_FJ2 >= 0).all(-1) & (joints_px_FJ2[..., 0] <= width) & (joints_px_FJ2[..., 1] <= height)
@@ -397,7 +439,7 @@ def _check_in_frame(joints_px_FJ2: Tensor, image_size: tuple[int, int]) -> None:
         raise ValueError(f"motion is outside the {height}x{width} image in all frames, wanted a person in the picture")
 
 
-def write_model_index(folder: str | PathLike[str], shared_noise: float = 0.95) -> None:
+def write_model_index(folder: str | PathLike[str], shared_noise: float = 1.0) -> None:
     """Make a pipeline folder of the parts that lie in `folder`: writes model_index.json, as save_pretrained would.
 
     Raises FileNotFoundError, naming it, where a part is missing that no pipeline does without.

@@ -26,7 +26,6 @@ class UNetConfig:
 
     sample_size: int = 32
     latent_channels: int = 4
-    guidance_channels: int = 32
     block_out_channels: tuple[int, ...] = (32, 64, 112)
     has_attention: tuple[bool, ...] = (False, True, True)
     layers_per_block: int = 1
@@ -52,7 +51,7 @@ class UNetConfig:
 
 
 def build_unet(config: UNetConfig) -> UNetMotionModel:
-    """A fresh UNet whose motion modules and guidance inputs change nothing yet."""
+    """A fresh UNet whose motion modules change nothing yet; widen_conv_in makes room for guidance."""
     heads = tuple(width // config.head_channels for width in config.block_out_channels)
     down_block_types = tuple("CrossAttnDownBlockMotion" if has else "DownBlockMotion" for has in config.has_attention)
     up_block_types = tuple("CrossAttnUpBlockMotion" if has else "UpBlockMotion" for has in config.has_attention[::-1])
@@ -72,7 +71,6 @@ def build_unet(config: UNetConfig) -> UNetMotionModel:
         use_motion_mid_block=config.use_motion_mid_block,
     )
     zero_motion_outputs(unet)
-    widen_conv_in(unet, config.guidance_channels)
     return unet
 
 

@@ -13,11 +13,13 @@ encoder changes nothing, to the bit, and trained UNets start from what they know
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from finephys.guidance.heatmaps import NUM_GUIDANCE_CHANNELS
+from finephys.guidance.reference import NUM_EXTRA_CHANNELS
 
 _NORM_GROUPS = 8
 
@@ -26,8 +28,9 @@ _NORM_GROUPS = 8
 class Guidance:
     """What one set of maps becomes; frames are folded into the batch.
 
-    conv_in_NCHW: features to concatenate to the latents.  down_residuals: for conv_in's output, then for each output
-    of each down block, as `down_block_additional_residuals` wants them.  mid_residual: for the middle block's output.
+    conv_in_NCHW: features to concatenate to the latents, the draft of a reference picture last.
+    down_residuals: for conv_in's output, then for each output of each down block, as
+    `down_block_additional_residuals` wants them.  mid_residual: for the middle block's output.
     """
 
     conv_in_NCHW: Tensor
@@ -41,6 +44,7 @@ class GuidanceEncoderConfig:
 
     guidance_channels: int = NUM_GUIDANCE_CHANNELS
     conv_in_channels: int = 32
+    latent_channels: int = 4
     block_out_channels: tuple[int, ...] = (32, 64, 112)
     layers_per_block: int = 1
     # Width of the encoder's own features at each scale: pose is simpler than picture, so it needs no more.
@@ -62,6 +66,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         self,
         guidance_channels: int = NUM_GUIDANCE_CHANNELS,
         conv_in_channels: int = 32,
+        latent_channels: int = 4,
         block_out_channels: tuple[int, ...] = (32, 64, 112),
         layers_per_block: int = 1,
         hidden_channels: tuple[int, ...] = (48, 48, 48),
@@ -100,10 +105,17 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
         )
         self.to_mid = _zeroed(nn.Conv2d(hidden_channels[-1], block_out_channels[-1], 1))
 
-    def forward(self, maps: Sequence[Tensor]) -> Guidance:
+    @property
+    def num_conv_in_channels(self) -> int:
+        """Channels of Guidance.conv_in_NCHW, for which the UNet's conv_in makes room."""
+        return int(self.config.conv_in_channels + self.config.latent_channels + NUM_EXTRA_CHANNELS)
+
+    def forward(self, maps: Sequence[Tensor], draft_NCHW: Tensor | None = None) -> Guidance:
         """maps[s] (N, guidance_channels, H / 2^s, W / 2^s), finest first, as `heatmaps` draws them -> Guidance.
 
-        Maps of zeros stand for "no pose". Raises ValueError on another number of scales or of channels.
+        draft_NCHW (N, latent_channels + 1, H, W), as guidance/reference.py draws it; it goes to conv_in as it is.
+        Maps of zeros stand for "no pose", None or a draft of zeros for "no reference".
+        Raises ValueError on another number of scales or of channels.
         """
         if len(maps) != len(self.read_maps):
             raise ValueError(f"maps hold {len(maps)} scales, wanted {len(self.read_maps)}")
@@ -112,6 +124,11 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
                 raise ValueError(
                     f"maps of scale {scale} have {maps_NCHW.shape[1]} channels, wanted {self.config.guidance_channels}"
                 )
+        num_draft_channels = self.config.latent_channels + NUM_EXTRA_CHANNELS
+        if draft_NCHW is None:
+            draft_NCHW = maps[0].new_zeros(len(maps[0]), num_draft_channels, *maps[0].shape[2:])
+        if draft_NCHW.shape[1] != num_draft_channels:
+            raise ValueError(f"draft has {draft_NCHW.shape[1]} channels, wanted {num_draft_channels}")
         features: list[Tensor] = []
         for scale, maps_NCHW in enumerate(maps):
             hidden = self.read_maps[scale](maps_NCHW.to(self.dtype))
@@ -119,7 +136,7 @@ class GuidanceEncoder(ModelMixin, ConfigMixin):
                 hidden = hidden + self.from_finer[scale - 1](features[-1])
             features.append(self.refine[scale](hidden))
         return Guidance(
-            conv_in_NCHW=self.to_conv_in(features[0]),
+            conv_in_NCHW=torch.cat([self.to_conv_in(features[0]), draft_NCHW.to(self.dtype)], dim=1),
             down_residuals=tuple(
                 to_skip(features[scale]) for to_skip, scale in zip(self.to_skips, self.skip_scales, strict=True)
             ),

@@ -79,19 +79,29 @@ def body_mask(joints_px_BFJ2: Tensor, image_size: tuple[int, int], map_size: tup
     joints_px_BFJ2 (..., 17, 2) as for `heatmaps`. Returns (..., 1, height, width) float32 in [0, 1], without gradient:
     it weighs losses, so that no rendered silhouette is needed.
     """
-    _check_joints(joints_px_BFJ2)
     with torch.no_grad():
-        joints = _in_cells(joints_px_BFJ2, image_size, map_size)
-        rows, columns = _cell_centres(map_size, joints.device)
-        squared_distance, _ = _distance_to_segments(joints, rows, columns)
-        parents, children = _bone_ends(joints.device)
-        longest = (joints[..., children, :] - joints[..., parents, :]).norm(dim=-1).amax(-1)
+        distance, longest = limb_distances(joints_px_BFJ2, image_size, map_size)
         # Never thinner than half a cell, or a far body would weigh nothing.
         radius = (BODY_RADIUS_SHARE * longest).clamp_min(0.5)[..., None, None]
-        distance = squared_distance.amin(-3).sqrt()
         # One cell of fade outside the radius.
-        mask: Tensor = (1.0 - (distance - radius)).clamp(0.0, 1.0).unsqueeze(-3)
+        mask: Tensor = (1.0 - (distance.amin(-3) - radius)).clamp(0.0, 1.0).unsqueeze(-3)
         return mask
+
+
+def limb_distances(
+    joints_px_BFJ2: Tensor, image_size: tuple[int, int], map_size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """How far each cell is from each limb, (..., 16, height, width), and the longest limb drawn, (...); both in cells.
+
+    joints_px_BFJ2 (..., 17, 2) as for `heatmaps`.
+    """
+    _check_joints(joints_px_BFJ2)
+    joints = _in_cells(joints_px_BFJ2, image_size, map_size)
+    rows, columns = _cell_centres(map_size, joints.device)
+    squared_distance, _ = _distance_to_segments(joints, rows, columns)
+    parents, children = _bone_ends(joints.device)
+    longest: Tensor = (joints[..., children, :] - joints[..., parents, :]).norm(dim=-1).amax(-1)
+    return squared_distance.sqrt(), longest
 
 
 def _check_joints(joints_px: Tensor) -> None:

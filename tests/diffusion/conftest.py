@@ -29,9 +29,7 @@ def one_thread():
 @pytest.fixture
 def config() -> DenoiserConfig:
     return DenoiserConfig(
-        unet=UNetConfig(
-            sample_size=LATENT_SIDE, block_out_channels=WIDTHS, guidance_channels=8, cross_attention_dim=32
-        ),
+        unet=UNetConfig(sample_size=LATENT_SIDE, block_out_channels=WIDTHS, cross_attention_dim=32),
         guidance=GuidanceEncoderConfig(conv_in_channels=8, block_out_channels=WIDTHS, hidden_channels=(16, 16, 16)),
         text=TextConfig(max_length=24, hidden_size=32, intermediate_size=32),
     )
@@ -39,7 +37,7 @@ def config() -> DenoiserConfig:
 
 @pytest.fixture
 def undropped(config: DenoiserConfig) -> DenoiserConfig:
-    return replace(config, text_dropout=0.0, pose_dropout=0.0)
+    return replace(config, text_dropout=0.0, pose_dropout=0.0, reference_dropout=0.0)
 
 
 # A standing person, arms spread, in metres about the root; y down.

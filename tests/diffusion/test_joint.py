@@ -183,8 +183,8 @@ def test_export_then_build_is_the_same_model(undropped, rows, tmp_path):
 
 
 def test_configs_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"unet\.guidance_channels 32 and guidance\.conv_in_channels 8"):
-        DenoiserConfig(guidance=GuidanceEncoderConfig(conv_in_channels=8))
+    with pytest.raises(ValueError, match=r"unet\.latent_channels 4 and guidance\.latent_channels 8"):
+        DenoiserConfig(guidance=GuidanceEncoderConfig(latent_channels=8))
     with pytest.raises(ValueError, match=r"text_dropout is 1\.5"):
         DenoiserConfig(text_dropout=1.5)
     assert asdict(FramesTrainingConfig())["denoiser"]["unet"]["latent_channels"] == 4

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from finephys.diffusion.unet import UNetConfig, build_unet, denoise
+from finephys.diffusion.unet import UNetConfig, build_unet, denoise, widen_conv_in
 from finephys.guidance.encoder import GuidanceEncoder
 from finephys.guidance.heatmaps import NUM_GUIDANCE_CHANNELS
 
@@ -22,8 +22,9 @@ def maps(seed: int = 0) -> list[torch.Tensor]:
 @pytest.fixture
 def parts():
     torch.manual_seed(0)
-    unet = build_unet(UNetConfig(sample_size=16, block_out_channels=WIDTHS, guidance_channels=8)).eval()
+    unet = build_unet(UNetConfig(sample_size=16, block_out_channels=WIDTHS)).eval()
     encoder = GuidanceEncoder(conv_in_channels=8, block_out_channels=WIDTHS, hidden_channels=(16, 16, 16)).eval()
+    widen_conv_in(unet, encoder.num_conv_in_channels)
     return unet, encoder
 
 
@@ -37,7 +38,11 @@ def predict(unet, guidance):
 def test_untrained_guidance_changes_nothing_to_the_bit(parts):
     unet, encoder = parts
     with torch.no_grad():
-        guided, other, unguided = (encoder(drawn) for drawn in (maps(0), maps(5), [0 * one for one in maps()]))
+        guided, other, unguided = (
+            encoder(maps(0), torch.rand(NUM_CLIPS * NUM_FRAMES, 5, 16, 16)),
+            encoder(maps(5)),
+            encoder([0 * one for one in maps()]),
+        )
         # The features themselves do differ, and are hidden by conv_in's zeros.
         assert not torch.equal(guided.conv_in_NCHW, other.conv_in_NCHW)
         assert all((residual == 0).all() for residual in (*guided.down_residuals, guided.mid_residual))
