@@ -25,7 +25,7 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python jobs/train.py demo --stage joint --output $(DEMO)/training
-	$(BIN)/python jobs/generate.py --pipeline $(DEMO)/training/pipeline --training $(DEMO)/training --output $(DEMO) --report
+	$(BIN)/python jobs/generate.py --pipeline $(DEMO)/training/pipeline --training $(DEMO)/training --reference first --output $(DEMO) --report
 
 check: install
 	$(BIN)/ruff check .

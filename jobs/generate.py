@@ -21,7 +21,7 @@ from finephys.data.clips import Clip
 from finephys.data.storage import check_writable
 from finephys.generation.driving import choose_clips, clip_of_video, clips_by_id, read_clips
 from finephys.generation.manifest import CLIPS_FOLDER, is_done, publish, read_manifest
-from finephys.generation.requests import GenerationRequest, pipeline_sha256, sha256_of
+from finephys.generation.requests import GenerationRequest, ReferenceName, pipeline_sha256, sha256_of
 from finephys.gymnast.motions import prompt_for
 
 # Nothing may be looked up on a model hub: the pipeline folder is all there is.
@@ -33,7 +33,15 @@ FAILURES_NAME = "failures.jsonl"
 Job = tuple[Clip, GenerationRequest]
 
 # What the report says at its foot.
-SHOWN_SETTINGS = ("pipeline", "seed", "num_frames", "num_inference_steps", "guidance_scale", "pose_guidance_scale")
+SHOWN_SETTINGS = (
+    "pipeline",
+    "seed",
+    "num_frames",
+    "num_inference_steps",
+    "guidance_scale",
+    "pose_guidance_scale",
+    "reference",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +76,8 @@ class GenerateConfig:
     guidance_scale: float = 2.0
     # Strength of the pose guidance beyond what was trained, likewise.
     pose_guidance_scale: float = 1.0
+    # Picture that says how person and place look, beside the prompt: the driving clip's first frame, or none.
+    reference: ReferenceName = "none"
     # auto: the GPU where there is one.
     device: Literal["auto", "cpu", "cuda"] = "auto"
     # CPU threads.
@@ -81,7 +91,7 @@ class GenerateConfig:
         for name in ("num_clips", "num_samples", "num_frames", "num_inference_steps", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
-        for name in ("guidance_scale", "pose_guidance_scale"):
+        for name in ("guidance_scale", "pose_guidance_scale", "reference"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted a number from 0 on")
         if self.action_class is not None and self.prompt is not None:
@@ -168,6 +178,7 @@ def make_requests(config: GenerateConfig) -> list[Job]:
                 num_inference_steps=config.num_inference_steps,
                 guidance_scale=config.guidance_scale,
                 pose_guidance_scale=config.pose_guidance_scale,
+                reference=config.reference,
                 driving_sha256=sha256_of(clip.video),
                 pipeline_sha256=pipeline_hash,
             )
@@ -253,7 +264,7 @@ if __name__ == "__main__":
             "The same command, run again, does only what is not done."
         ),
         examples=(
-            "--num-clips 4 --output outputs/held_out --report",
+            "--num-clips 4 --reference first --output outputs/held_out --report",
             "--class backflip --num-clips 1",
             "--class backflip --video my_backflip.mp4",
             '--prompt "A gymnast with dark skin and black hair in a red leotard jumps." --video jump.mp4 --seed 1',

@@ -27,9 +27,9 @@ from finephys.physics.phys_net import PhysNet, PhysNetConfig
 from finephys.physics.training import pose_losses
 from finephys.pose.camera import project
 
-# Frames of a window at the clip's own rate, and those of them that the UNet sees: every second one.
-WINDOW_FRAMES = 32
-FRAME_STRIDE = 2
+# Frames that the UNet sees, and how far apart they are at most: generation spreads them over the whole clip.
+NUM_FRAMES = 16
+MAX_STRIDE = 4
 
 # A prompt travels through a batch of tensors as its UTF-8 bytes, zero-padded; what is longer is cut.
 PROMPT_BYTES = 256
@@ -72,19 +72,23 @@ def collate_frames(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) 
 
 
 def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
-    """One random window of each clip: T = 32 frames for Phys-Net, every second of them for the UNet.
+    """One random window of each clip: F = 16 frames for the UNet, evenly spaced; T = 16 strides for Phys-Net.
 
+    The stride is random, 1 to 4, the same for all clips of a batch, and no more than the shortest of them has room for.
     rows: clip features. Returns what collate_frames does without joints_cam_m (F = 16), and joints_dd_BTJ3,
     joints_px_BTJ2, confidence_BTJ, gravity_B3, dt_s_B, truth_joints_cam_m_BTJ3, in_flight_BT, has_truth_B.
-    Raises ValueError, naming the clip, on fewer than 32 frames.
+    Raises ValueError, naming the clip, on fewer than 16 frames.
     """
     _check_sizes(rows)
     for row in rows:
-        if len(row["latents"]) < WINDOW_FRAMES:
-            raise ValueError(f"clip {row['clip_id']} has {len(row['latents'])} frames, wanted at least {WINDOW_FRAMES}")
-    starts = [int(rng.integers(len(row["latents"]) - WINDOW_FRAMES + 1)) for row in rows]
-    windows = [slice(start, start + WINDOW_FRAMES) for start in starts]
-    frames = [np.arange(start, start + WINDOW_FRAMES, FRAME_STRIDE) for start in starts]
+        if len(row["latents"]) < NUM_FRAMES:
+            raise ValueError(f"clip {row['clip_id']} has {len(row['latents'])} frames, wanted at least {NUM_FRAMES}")
+    longest_stride = min(MAX_STRIDE, min(len(row["latents"]) for row in rows) // NUM_FRAMES)
+    stride = int(rng.integers(1, longest_stride + 1))
+    num_window = NUM_FRAMES * stride
+    starts = [int(rng.integers(len(row["latents"]) - num_window + 1)) for row in rows]
+    windows = [slice(start, start + num_window) for start in starts]
+    frames = [np.arange(start, start + num_window, stride) for start in starts]
 
     def windowed(name: str) -> Tensor:
         return _stack([row[name][window] for row, window in zip(rows, windows, strict=True)])
@@ -228,7 +232,8 @@ class JointModule(nn.Module):
             batch["is_static_B"].bool(),
         )
         fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
-        seen = fused[:, ::FRAME_STRIDE]
+        # The stride that collate chose.
+        seen = fused[:, :: fused.shape[1] // batch["latents_BFChw"].shape[1]]
         losses = self.denoiser(
             batch["latents_BFChw"],
             _prompts(batch["prompt_BL"]),

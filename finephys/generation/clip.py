@@ -46,6 +46,7 @@ def generate_clip(
         intrinsics=None if clip.intrinsics is None else np.median(clip.intrinsics, axis=0),
         height=height,
         width=width,
+        reference_image=_reference(request, frames_THWC, (height, width)),
         num_frames=request.num_frames,
         num_inference_steps=request.num_inference_steps,
         guidance_scale=request.guidance_scale,
@@ -77,6 +78,16 @@ def generate_clip(
         truth_cam_m=clip.joints_cam_m,
     )
     return hops, measure_clip(hops, pipeline.pose_estimator)
+
+
+def _reference(
+    request: GenerationRequest, frames_THWC: NDArray[np.uint8], size: tuple[int, int]
+) -> NDArray[np.uint8] | None:
+    """The driving clip's first frame at the size (height, width) of the result, or None."""
+    if request.reference == "none":
+        return None
+    first: NDArray[np.uint8] = np.asarray(cv2.resize(frames_THWC[0], size[::-1], interpolation=cv2.INTER_AREA))
+    return first
 
 
 def write_clip(folder: Path, hops: Hops) -> None:

@@ -12,6 +12,9 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
+
+ReferenceName = Literal["none", "first"]
 
 # Longer folder names than this are cut; the hash that is then added keeps them apart.
 _LONGEST_NAME = 80
@@ -21,7 +24,8 @@ _LONGEST_NAME = 80
 class GenerationRequest:
     """One clip to generate.
 
-    clip_id: of the driving clip.  sample: counts the samples drawn for one clip.  driving_sha256: of the driving
+    clip_id: of the driving clip.  sample: counts the samples drawn for one clip.  reference: which picture says how
+    person and place look beside the prompt, the driving clip's first frame or none.  driving_sha256: of the driving
     video's bytes.  pipeline_sha256: of the pipeline folder (`pipeline_sha256` below).
     """
 
@@ -33,6 +37,7 @@ class GenerationRequest:
     num_inference_steps: int
     guidance_scale: float
     pose_guidance_scale: float
+    reference: ReferenceName
     driving_sha256: str
     pipeline_sha256: str
 

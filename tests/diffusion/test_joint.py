@@ -40,17 +40,36 @@ def test_frames_batch_pairs_latents_with_their_joints(rows):
     assert bytes(batch["prompt_BL"][0].numpy()).rstrip(b"\0").decode() == rows[0]["prompt"]
 
 
-def test_joint_batch_holds_a_window_and_every_second_frame_of_it(rows):
+def test_joint_batch_holds_a_window_and_evenly_spaced_frames_of_it(rows):
+    rows[0] = feature_row(70)
     for row in rows:
-        row["latents"] = np.ones_like(row["latents"]) * np.arange(40)[:, None, None, None]
-        row["joints_dd"] = row["joints_dd"] * 0 + np.arange(40)[:, None, None].astype(np.float32)
-    batch = collate(rows, np.random.default_rng(1))
-    native, seen = batch["joints_dd_BTJ3"][:, :, 0, 0], batch["latents_BFChw"][:, :, 0, 0, 0]
-    assert native.shape == (2, 32)
-    assert seen.shape == (2, 16)
-    assert torch.equal(seen, native[:, ::2])
-    assert (native.diff(dim=1) == 1).all()
-    assert torch.allclose(batch["dt_s_B"], torch.tensor(1 / 30))
+        num_frames = len(row["latents"])
+        row["latents"] = np.ones_like(row["latents"]) * np.arange(num_frames)[:, None, None, None]
+        row["joints_dd"] = row["joints_dd"] * 0 + np.arange(num_frames)[:, None, None].astype(np.float32)
+    strides = set()
+    for seed in range(20):
+        batch = collate([rows[0]] if seed % 2 else rows, np.random.default_rng(seed))
+        native, seen = batch["joints_dd_BTJ3"][:, :, 0, 0], batch["latents_BFChw"][:, :, 0, 0, 0]
+        stride = native.shape[1] // 16
+        assert native.shape[1] == 16 * stride
+        assert torch.equal(seen, native[:, ::stride])
+        assert (native.diff(dim=1) == 1).all()
+        assert torch.allclose(batch["dt_s_B"], torch.tensor(1 / 30))
+        strides.add((len(native), stride))
+    # The clip of 40 frames has room for strides up to 2.
+    assert strides == {(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2)}
+
+
+def test_the_reference_is_a_frame_of_the_clip_with_its_joints(rows):
+    for collated in (collate, collate_frames):
+        batch = collated(rows, np.random.default_rng(0))
+        for clip, row in enumerate(rows):
+            latents = torch.from_numpy(row["latents"]).float()
+            frame = [torch.equal(one, batch["reference_BChw"][clip]) for one in latents].index(True)
+            joints = row["truth_joints_cam_m"][frame] @ row["intrinsics"].T
+            assert torch.allclose(
+                batch["reference_px_BJ2"][clip], torch.from_numpy(joints[:, :2] / joints[:, 2:]), atol=1e-3
+            )
 
 
 def test_clips_without_truth_fall_back_on_what_was_detected(rows):
@@ -61,8 +80,8 @@ def test_clips_without_truth_fall_back_on_what_was_detected(rows):
 
 
 def test_short_clips_and_mixed_sizes_are_named(rows):
-    short = {**feature_row(20), "clip_id": "too-short"}
-    with pytest.raises(ValueError, match="too-short has 20 frames, wanted at least 32"):
+    short = {**feature_row(15), "clip_id": "too-short"}
+    with pytest.raises(ValueError, match="too-short has 15 frames, wanted at least 16"):
         collate([short], np.random.default_rng(0))
     with pytest.raises(ValueError, match="one size"):
         collate_frames([rows[0], rows[1] | {"width": 96}], np.random.default_rng(0))

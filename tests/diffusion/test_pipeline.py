@@ -127,6 +127,19 @@ def test_guidance_runs_once_per_clip_and_passes_are_as_few_as_can_be(pipeline):
         assert calls["unet"] == [num_passes] * 3, scales
 
 
+def test_a_reference_reaches_the_picture_and_moves_no_unreferenced_one(pipeline):
+    picture = np.random.default_rng(0).integers(0, 256, (IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8)
+    joints_px = feature_row(1)["joints_px"][0]
+    without, again = (generate(pipeline, output_type="latent").frames for _ in range(2))
+    assert torch.equal(without, again)
+    given = generate(pipeline, output_type="latent", reference_image=picture, reference_joints_px=joints_px).frames
+    assert not torch.allclose(given, without, atol=1e-3)
+    # Detected where not given.
+    pipeline.pose_estimator.estimate = lambda frames: Pose2D(joints_px[None], np.ones((len(frames), 17), np.float32))
+    detected = generate(pipeline, output_type="latent", reference_image=picture).frames
+    assert torch.equal(detected, given)
+
+
 def test_shares_of_the_passes_are_the_guidance_formula():
     v00, v0p, vtp = 0.3, -1.1, 2.7
     for text_scale, pose_scale in ((1, 1), (4, 1), (1, 2), (2, 2), (3, 1.5), (0, 1), (0, 0)):
@@ -180,6 +193,8 @@ VIDEO = np.zeros((12, IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8)
         ({"joints_cam_m": None, "video_THWC": VIDEO, "fps": -1.0}, r"fps is -1\.0"),
         ({"joints_cam_m": None, "video_THWC": VIDEO[:0], "fps": 30.0}, "video_THWC has 0 frames"),
         ({"joints_cam_m": None, "video_THWC": VIDEO.astype(float), "fps": 30.0}, "video_THWC is float64"),
+        ({"reference_image": VIDEO[0, :8]}, r"reference_image is uint8 \(8, 64, 3\), wanted uint8 \(64, 64, 3\)"),
+        ({"reference_image": VIDEO[0], "reference_joints_px": np.zeros((16, 2))}, "reference_joints_px has shape"),
         ({"height": 60}, "height is 60, wanted a multiple of 16"),
         ({"intrinsics": np.eye(4)}, "intrinsics"),
         ({"num_frames": 0}, "num_frames is 0, wanted 1 to 32"),

@@ -16,6 +16,7 @@ REQUEST = GenerationRequest(
     num_inference_steps=20,
     guidance_scale=2.0,
     pose_guidance_scale=1.0,
+    reference="none",
     driving_sha256="aa",
     pipeline_sha256="bb",
 )
