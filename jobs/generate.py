@@ -91,7 +91,7 @@ class GenerateConfig:
         for name in ("num_clips", "num_samples", "num_frames", "num_inference_steps", "threads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
-        for name in ("guidance_scale", "pose_guidance_scale", "reference"):
+        for name in ("guidance_scale", "pose_guidance_scale"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted a number from 0 on")
         if self.action_class is not None and self.prompt is not None:
