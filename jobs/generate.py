@@ -1,15 +1,16 @@
-"""Generate gymnastics clips: a class or a prompt, and the motion of a driving clip, to mp4, GIF and sheet.
+"""Generate gymnastics clips, a few to look at or a data set to train on.
 
-Path:    arguments -> driving clips -> FinePhysPipeline -> OUTPUT/clips/*, OUTPUT/manifest.jsonl, OUTPUT/index.html
+Path:    clips:   arguments -> driving clips -> FinePhysPipeline -> OUTPUT/clips/*, manifest.jsonl, index.html
+         dataset: request table -> Ray Data actors -> OUTPUT/shard-*.parquet, manifest.jsonl, index.html
 
-Clips that the manifest already holds for the same request are skipped: the same command, run again, continues.
+What OUTPUT already holds of the same request is skipped: the same command, run again, continues.
 """
 
 import json
 import os
 import sys
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,7 +22,8 @@ from finephys.data.clips import Clip
 from finephys.data.storage import check_writable
 from finephys.generation.driving import choose_clips, clip_of_video, clips_by_id, read_clips
 from finephys.generation.manifest import CLIPS_FOLDER, is_done, publish, read_manifest
-from finephys.generation.requests import GenerationRequest, ReferenceName, pipeline_sha256, sha256_of
+from finephys.generation.requests import GenerationRequest, OutputFormat, ReferenceName, pipeline_sha256, sha256_of
+from finephys.generation.table import index_driving, read_table, recipe_table
 from finephys.gymnast.motions import prompt_for
 
 # Nothing may be looked up on a model hub: the pipeline folder is all there is.
@@ -153,13 +155,18 @@ def write_failures(output: Path, failures: list[dict[str, str]]) -> None:
 
 def check_folders(config: GenerateConfig) -> None:
     """Raise FileNotFoundError, ValueError or OSError unless the pipeline is there and the output can be written."""
-    if not config.pipeline.is_dir():
-        raise FileNotFoundError(f"pipeline folder {config.pipeline} does not exist")
-    if not (config.pipeline / "model_index.json").is_file():
-        raise ValueError(f"pipeline folder {config.pipeline} holds no model_index.json")
+    check_pipeline(config.pipeline)
     if config.training is not None and not config.training.is_dir():
         raise FileNotFoundError(f"training folder {config.training} does not exist")
     check_writable(str(config.output))
+
+
+def check_pipeline(folder: Path) -> None:
+    """Raise FileNotFoundError or ValueError unless a pipeline lies there."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"pipeline folder {folder} does not exist")
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(f"pipeline folder {folder} holds no model_index.json")
 
 
 def make_requests(config: GenerateConfig) -> list[Job]:
@@ -254,14 +261,135 @@ def generate(config: GenerateConfig, pending: list[Job]) -> list[dict[str, str]]
     return failures
 
 
+# --- dataset
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetConfig:
+    # Parquet or CSV file with a row for each clip: clip (id of a driving clip), prompt, seed. Without it, the recipe:
+    requests: Path | None = None
+    # Classes of the driving clips, such as "cartwheel jump"; all classes if none is given.
+    classes: tuple[str, ...] = ()
+    # Driving clips of each class ...
+    clips_per_class: int = 4
+    # ... looks (leotard, skin, hair, arena, as prompts) of each clip ...
+    looks_per_clip: int = 1
+    # ... and seeds of each look.
+    seeds_per_look: int = 1
+    # First of the seeds; also chooses the looks.
+    seed: int = 0
+    # Which clips of --data drive the recipe.
+    split: Literal["train", "val", "test"] = "train"
+    # Folder or URL of Parquet shards that hold the driving clips.
+    data: str = "finephys/assets/clips"
+    # Folder of a trained pipeline, on every node.
+    pipeline: Path = Path("finephys/assets/pipeline")
+    # Folder or URL of the data set.
+    output: str = "outputs/dataset"
+    # Clip records in Parquet shards, which train the next model, or mp4 files.
+    format: OutputFormat = "shards"
+    clips_per_shard: int = 64
+    num_frames: int = 16
+    num_inference_steps: int = 20
+    guidance_scale: float = 2.0
+    pose_guidance_scale: float = 1.0
+    reference: ReferenceName = "none"
+    # Quality gate: make a clip anew, with the next seed, if fewer guidance joints than this share are found in it.
+    min_pck: float | None = None
+    # Seeds that the gate may try before the clip counts as failed.
+    max_seeds: int = 3
+    # Actors, each with a pipeline of its own; as many as there is room and work for.
+    min_actors: int = 1
+    max_actors: int = 2
+    cpus_per_actor: float = 1.0
+    # Share of a GPU for an actor; 0 generates on the CPU.
+    gpus_per_actor: float = 0.0
+    # CPU threads of an actor. Another number may change the last bits of a clip.
+    threads: int = 1
+    # Times that a clip may take its process down before it counts as failed.
+    max_attempts: int = 3
+    # Stop where no clip is done for so long.
+    stall_minutes: float = 30.0
+    # Exit with code 1 where more than this share of the clips failed.
+    max_failed_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        counts = ("clips_per_class", "looks_per_clip", "seeds_per_look", "clips_per_shard", "num_frames")
+        for name in (*counts, "num_inference_steps", "max_seeds", "min_actors", "threads", "max_attempts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
+        for name in ("guidance_scale", "pose_guidance_scale", "gpus_per_actor", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted a number from 0 on")
+        if self.max_actors < self.min_actors:
+            raise ValueError(f"max_actors is {self.max_actors} and min_actors {self.min_actors}, wanted max >= min")
+        for name in ("max_failed_share", "min_pck"):
+            if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
+        for name in ("stall_minutes", "cpus_per_actor"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted a positive number")
+        if self.requests is not None and self.classes:
+            raise ValueError("both --requests and --classes are given, wanted one of them")
+
+
+def dataset(config: DatasetConfig) -> None:
+    """Generate what the table or the recipe asks for."""
+    check_pipeline(config.pipeline)
+    check_writable(config.output)
+    driving = index_driving(config.data)
+    if config.requests is not None:
+        rows = read_table(config.requests, driving)
+    else:
+        rows = recipe_table(
+            driving,
+            classes=config.classes,
+            split=config.split,
+            clips_per_class=config.clips_per_class,
+            looks_per_clip=config.looks_per_clip,
+            seeds_per_look=config.seeds_per_look,
+            seed=config.seed,
+        )
+    # Ray and its libraries: seconds that a wrong argument need not wait for.
+    from finephys.generation import batch
+    from finephys.generation.gallery import write_gallery
+
+    shared = {field.name for field in fields(batch.BatchSettings)} - {"pipeline", "pipeline_sha256"}
+    settings = batch.BatchSettings(
+        pipeline=str(config.pipeline.absolute()),
+        pipeline_sha256=pipeline_sha256(config.pipeline),
+        **{name: getattr(config, name) for name in shared},
+    )
+    tasks = batch.plan_tasks(rows, settings, sha256_of("\n".join(sorted(driving.shard)).encode()))
+    batch.claim_output(config.output, tasks, settings)
+    num_clips, failures = batch.generate_dataset(tasks, driving, settings, config.output)
+    page = write_gallery(config.output)
+    print(f"done: {num_clips} of {len(tasks)} clips in {config.output}; open {page}")
+    if len(failures) > config.max_failed_share * len(tasks):
+        print(
+            f"finephys: {len(failures)} of {len(tasks)} clips failed, more than max_failed_share "
+            f"{config.max_failed_share}: {failures[0]['clip_id']}: {failures[0]['error']}",
+            file=sys.stderr,
+        )
+        raise SystemExit(1)
+
+
+def either(config: GenerateConfig | DatasetConfig) -> None:
+    """Do what the chosen configuration is of."""
+    if isinstance(config, GenerateConfig):
+        main(config)
+    else:
+        dataset(config)
+
+
 if __name__ == "__main__":
     run(
-        main,
-        GenerateConfig,
+        either,
+        {"clips": GenerateConfig(), "dataset": DatasetConfig()},
         description=(
             "Generate gymnastics clips: the motion comes from a driving clip, the look from a class or a prompt.\n"
-            "Writes mp4, GIF and a sheet of every hop for each clip, and a manifest line when the clip is complete.\n"
-            "The same command, run again, does only what is not done."
+            "clips, the default, writes mp4, GIF and a sheet of every hop for each. dataset makes thousands on Ray,\n"
+            "as Parquet shards with ground truth or as mp4. Run again, the same command does only what is not done."
         ),
         examples=(
             "--num-clips 4 --reference first --output outputs/held_out --report",
@@ -269,5 +397,7 @@ if __name__ == "__main__":
             "--class backflip --video my_backflip.mp4",
             '--prompt "A gymnast with dark skin and black hair in a red leotard jumps." --video jump.mp4 --seed 1',
             "--pipeline outputs/train/pipeline --clip CLIP_ID --num-samples 3",
+            "dataset --classes cartwheel jump --clips-per-class 10 --looks-per-clip 5 --output outputs/dataset",
+            "dataset --requests requests.csv --min-pck 0.6 --output s3://bucket/dataset",
         ),
     )

@@ -38,7 +38,7 @@ def generate_clip(
         return values
 
     frames_THWC = decode_video(clip.video).frames_THWC
-    height, width = _size_for(pipeline, frames_THWC.shape[1:3])
+    height, width = size_for(pipeline, frames_THWC.shape[1:3])
     output = pipeline(
         request.prompt,
         video_THWC=frames_THWC,
@@ -112,7 +112,8 @@ def generated_size(driving_size: tuple[int, ...], side_px: int, multiple_px: int
     return height, width
 
 
-def _size_for(pipeline: FinePhysPipeline, driving_size: tuple[int, ...]) -> tuple[int, int]:
+def size_for(pipeline: FinePhysPipeline, driving_size: tuple[int, ...]) -> tuple[int, int]:
+    """(height, width) that the pipeline generates for a driving video of that size."""
     latent_px = downscale_factor(pipeline.vae)
     # The UNet halves the latents between its scales.
     multiple_px = latent_px * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 ReferenceName = Literal["none", "first"]
+OutputFormat = Literal["shards", "mp4"]
 
 # Longer folder names than this are cut; the hash that is then added keeps them apart.
 _LONGEST_NAME = 80

@@ -1,0 +1,106 @@
+"""Generate one clip as a clip record: a synthetic data set has the form of the real one, ground truth included.
+
+Path:    driving Clip, request -> FinePhysPipeline -> Clip (finephys/data/clips.py)
+Letters: F generated frames
+Units:   as the clip record has them
+
+What the guidance drew is the ground truth of what was generated: joints, camera, flight and contact of the driving clip
+at the frames that were generated. A driving clip with 3D ground truth moves the gymnast by it; without, by what pose,
+lifting and physics make of its video.
+"""
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from finephys.data.clips import Clip
+from finephys.data.video import decode_video, encode_video
+from finephys.diffusion.pipeline import FinePhysPipeline, FinePhysPipelineOutput
+from finephys.evaluation.pose import pck
+from finephys.evaluation.video import PCK_SHARE
+from finephys.generation.clip import size_for
+from finephys.generation.requests import GenerationRequest
+
+
+def generate_record(pipeline: FinePhysPipeline, clip: Clip, request: GenerationRequest, clip_id: str) -> Clip:
+    """The clip called clip_id. Raises ValueError on a driving clip that does not decode or is refused."""
+    has_truth = clip.joints_cam_m is not None and clip.intrinsics is not None
+    needs_video = request.reference == "first" or not has_truth
+    frames_THWC = decode_video(clip.video).frames_THWC if needs_video else None
+    height, width = size_for(pipeline, (clip.height, clip.width))
+    # Pixels of the driving video to pixels of the result.
+    scale = np.array([width / clip.width, height / clip.height])
+    intrinsics = None
+    if clip.intrinsics is not None:
+        # One camera a clip guides: the middle frame's.
+        intrinsics = clip.intrinsics[clip.num_frames // 2].astype(np.float64)
+        if has_truth:
+            intrinsics[:2] *= scale[:, None]
+    reference = None
+    if request.reference == "first":
+        assert frames_THWC is not None
+        reference = np.asarray(cv2.resize(frames_THWC[0], (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    knows_reference = reference is not None and clip.joints_px is not None
+    output = pipeline(
+        request.prompt,
+        video_THWC=None if has_truth else frames_THWC,
+        joints_cam_m=clip.joints_cam_m if has_truth else None,
+        fps=clip.fps,
+        intrinsics=intrinsics,
+        height=height,
+        width=width,
+        reference_image=reference,
+        reference_joints_px=clip.joints_px[0] * scale if knows_reference and clip.joints_px is not None else None,
+        num_frames=request.num_frames,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=request.guidance_scale,
+        pose_guidance_scale=request.pose_guidance_scale,
+        generator=torch.Generator().manual_seed(request.noise_seed),
+    )
+    return _record(clip, request, clip_id, output)
+
+
+def guidance_pck(pipeline: FinePhysPipeline, record: Clip) -> float:
+    """Share of the guidance's joints that the detector finds in the generated clip, to within a tenth of the box."""
+    if pipeline.pose_estimator is None:
+        raise ValueError("the pipeline has no pose_estimator, which the quality gate needs")
+    assert record.joints_px is not None
+    found = pipeline.pose_estimator.estimate(decode_video(record.video).frames_THWC)
+    return pck(found.joints_px, record.joints_px, PCK_SHARE)
+
+
+def _record(clip: Clip, request: GenerationRequest, clip_id: str, output: FinePhysPipelineOutput) -> Clip:
+    frames_FHWC: NDArray[np.uint8] = output.frames[0]
+    num_frames, height, width, _ = frames_FHWC.shape
+    index, motion = output.frame_indices, output.motion
+    # Pixels of the picture that the motion was given for to pixels of the result; they differ where a video drove.
+    scale = np.array([width / motion.image_size[1], height / motion.image_size[0]], np.float32)
+    intrinsics = motion.intrinsics.copy()
+    intrinsics[:2] *= scale[:, None]
+    joints_px = output.joints_px * scale
+    is_inside: NDArray[np.bool_] = np.all((joints_px >= 0) & (joints_px <= [width, height]), axis=-1)
+    assert output.fps is not None
+    return Clip(
+        clip_id=clip_id,
+        split=clip.split,
+        subset=clip.subset,
+        label=clip.label,
+        label_name=clip.label_name,
+        prompt=request.prompt,
+        video=encode_video(frames_FHWC, output.fps),
+        fps=output.fps,
+        num_frames=num_frames,
+        height=height,
+        width=width,
+        performer=clip.performer,
+        joints_px=joints_px.astype(np.float32),
+        joints_confidence=np.asarray(is_inside, np.float32),
+        joints_cam_m=motion.guiding_TJ3[index],
+        intrinsics=np.repeat(intrinsics[None].astype(np.float32), num_frames, axis=0),
+        rotation=None if clip.rotation is None else clip.rotation[index],
+        translation=None if clip.translation is None else clip.translation[index],
+        is_static=clip.is_static if clip.is_static is not None else motion.is_static,
+        in_flight=None if clip.in_flight is None else clip.in_flight[index],
+        feet_in_contact=None if clip.feet_in_contact is None else clip.feet_in_contact[index],
+    )

@@ -1,0 +1,152 @@
+"""A batch is complete, unique and the same to the byte, whoever is killed on the way."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from finephys.data.clips import Clip, read_shard
+from finephys.data.video import decode_video
+from finephys.generation.batch import watched
+from tests.generation.conftest import NUM_CLIPS
+
+ROOT = Path(__file__).parents[2]
+
+
+def _command(pipeline: Path, data: Path, output: Path, *more: str) -> list[str]:
+    return [
+        sys.executable, "jobs/generate.py", "dataset", "--pipeline", str(pipeline), "--data", str(data),
+        "--output", str(output), "--num-inference-steps", "2", "--clips-per-shard", "4", *more,
+    ]  # fmt: skip
+
+
+def _run(pipeline: Path, data: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = _command(pipeline, data, output, *more)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+
+
+def _hashes(output: Path) -> dict[str, str]:
+    files = [path for path in output.rglob("*") if path.is_file()]
+    return {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _wait_for(condition, what: str, timeout_s: float = 120) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, f"no {what} in {timeout_s} s"
+        time.sleep(0.05)
+
+
+@pytest.mark.ray
+def test_killed_actors_and_drivers_change_nothing(tiny_pipeline: Path, driving_data: Path, tmp_path: Path) -> None:
+    recipe = ("--looks-per-clip", "3", "--clips-per-class", "9", "--num-frames", "8")
+    whole = _run(tiny_pipeline, driving_data, tmp_path / "whole", *recipe)
+    assert whole.returncode == 0, whole.stderr
+
+    output = tmp_path / "killed"
+    parts = output / "parts"
+    driver = subprocess.Popen(
+        _command(tiny_pipeline, driving_data, output, *recipe),
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        _wait_for(lambda: len(list(parts.glob("*.parquet"))) >= 2, "clip")
+        family = psutil.Process(driver.pid).children(recursive=True)
+        actors = [one for one in family if "GenerateClip" in " ".join(one.cmdline())]
+        assert actors
+        actors[0].kill()
+        before = len(list(parts.glob("*.parquet")))
+        _wait_for(lambda: len(list(parts.glob("*.parquet"))) > before + 1, "clip after an actor died")
+    finally:
+        os.killpg(driver.pid, signal.SIGKILL)
+        for process in psutil.process_iter(["cmdline"]):
+            if str(output) in " ".join(process.info["cmdline"] or ()):
+                process.kill()
+    driver.wait()
+    assert not (output / "manifest.jsonl").exists()
+
+    again = _run(tiny_pipeline, driving_data, output, *recipe)
+    assert again.returncode == 0, again.stderr
+    assert _hashes(output) == _hashes(tmp_path / "whole")
+
+    # Complete and unique, and a record like any other: its ground truth is what was drawn.
+    entries = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    assert len({entry["clip_id"] for entry in entries}) == len(entries) == 3 * NUM_CLIPS
+    clips = [clip for path in sorted(output.glob("*.parquet")) for clip in read_shard(path)]
+    assert [clip.clip_id for clip in clips] == [entry["clip_id"] for entry in entries]
+    assert len({clip.video for clip in clips}) == len(clips)
+    for clip in clips:
+        _check_record(clip)
+
+    # Nothing is left to do, and another batch does not mix with this one.
+    assert _run(tiny_pipeline, driving_data, output, *recipe).returncode == 0
+    assert _hashes(output) == _hashes(tmp_path / "whole")
+    other = _run(tiny_pipeline, driving_data, output, "--looks-per-clip", "2")
+    assert other.returncode == 2
+    assert "is of another batch" in other.stderr
+
+
+@pytest.mark.ray
+def test_failures_are_listed_and_too_many_are_an_error(tiny_pipeline: Path, driving_data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "table.csv"
+    table.write_text("clip,seed\nsway-1,0\nsway-broken,0\nsway-2,1\n")
+    arguments = ("--requests", str(table), "--reference", "first", "--format", "mp4", "--num-frames", "8")
+    # An untrained detector finds nobody: with a gate, every clip fails after its seeds.
+    gated = _run(tiny_pipeline, driving_data, tmp_path / "gated", *arguments, "--min-pck", "1", "--max-seeds", "2")
+    assert gated.returncode == 1
+    assert "3 of 3 clips failed" in gated.stderr
+    assert "of the last of 2 seeds is below min_pck 1.0" in (tmp_path / "gated" / "failures.jsonl").read_text()
+    assert not (tmp_path / "gated" / "clips").exists()
+
+    output = tmp_path / "output"
+    done = _run(tiny_pipeline, driving_data, output, *arguments, "--max-failed-share", "0.5")
+    assert done.returncode == 0, done.stderr
+    (failure,) = [json.loads(line) for line in (output / "failures.jsonl").read_text().splitlines()]
+    assert failure["clip_id"].startswith("sway-broken-")
+    assert "video" in failure["error"]
+    videos = sorted((output / "clips").iterdir())
+    assert [path.name.rsplit("-", 1)[0] for path in videos] == ["sway-1", "sway-2"]
+    assert decode_video(videos[0]).frames_THWC.shape == (8, 64, 64, 3)
+    page = (output / "index.html").read_text()
+    assert page.count("<video") == 2
+    assert "A gymnast sways, number 1." in page
+
+
+def _check_record(clip: Clip) -> None:
+    assert (clip.num_frames, clip.split) == (8, "train")
+    assert clip.joints_cam_m is not None
+    assert clip.intrinsics is not None
+    projected = clip.joints_cam_m @ clip.intrinsics.transpose(0, 2, 1)
+    assert clip.joints_px == pytest.approx(projected[..., :2] / projected[..., 2:], abs=1e-2)
+    # Eight frames over twenty at 30 fps.
+    assert clip.fps == pytest.approx(30 * 7 / 19)
+
+
+def test_the_watchdog_complains_and_then_stops() -> None:
+    complaints: list[float] = []
+
+    def stalls() -> Iterator[dict[str, str]]:
+        yield {"clip_id": "a"}
+        time.sleep(5)
+
+    watching = watched(stalls(), 0.4 / 60, complaints.append)
+    assert next(watching) == {"clip_id": "a"}
+    with pytest.raises(RuntimeError, match="no clip was done"):
+        next(watching)
+    assert 2 <= len(complaints) <= 5
+    assert list(watched(iter([{"clip_id": "a"}]), 1.0, complaints.append)) == [{"clip_id": "a"}]
+
+    def breaks() -> Iterator[dict[str, str]]:
+        raise OSError("gone")
+        yield {}
+
+    with pytest.raises(OSError, match="gone"):
+        list(watched(breaks(), 1.0, complaints.append))
