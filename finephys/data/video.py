@@ -8,11 +8,14 @@ PyAV with one thread throughout: encoding gives the same bytes on every run, and
 clips are decoded at once.
 """
 
+import bisect
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
@@ -38,7 +41,8 @@ class Video:
 def decode_video(video: bytes | str | os.PathLike[str], frame_indices: Sequence[int] | None = None) -> Video:
     """Decode a video, wholly or only the frames `frame_indices` (any order, repeats allowed, in 0..T-1).
 
-    video: a file's bytes or its path.  Returns frames in the order asked for.
+    video: a file's bytes or its path.  Returns frames in the order asked for. Chosen frames cost a look at every packet
+    and the decoding of no more than lies between each and the keyframe before it.
     Raises FileNotFoundError on a missing path; ValueError on bytes that are no video, on a file cut short and on an
     index outside the video.
     """
@@ -47,31 +51,119 @@ def decode_video(video: bytes | str | os.PathLike[str], frame_indices: Sequence[
         raise FileNotFoundError(f"{name} does not exist")
     if frame_indices is not None and (len(frame_indices) == 0 or min(frame_indices) < 0):
         raise ValueError(f"frame_indices {list(frame_indices)} must be a non-empty list of numbers from 0 on")
-    last_wanted = None if frame_indices is None else max(frame_indices)
     source = io.BytesIO(video) if isinstance(video, bytes) else os.fspath(video)
-    frames: list[NDArray[np.uint8]] = []
+    with _opened(source, name) as (container, stream):
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        if frame_indices is not None:
+            frames = _decode_chosen(container, stream, frame_indices, name)
+        else:
+            num_stated = stream.frames
+            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+            if len(frames) < num_stated:
+                raise ValueError(f"{name} is cut short: {len(frames)} frames decode, its header says {num_stated}")
+        if not frames or fps <= 0:
+            raise ValueError(f"{name} holds no frames or no frame rate")
+    return Video(frames_THWC=np.stack(frames), fps=fps)
+
+
+def decode_span(
+    source: str | os.PathLike[str] | BinaryIO, start_s: float, end_s: float, *, name: str, height: int | None = None
+) -> Video:
+    """The frames of [start_s, end_s), counted from the video's first frame, at its average rate.
+
+    source: a path or a seekable binary file, of a video of any length; name: what errors call it.
+    Exact: decoding starts at a keyframe before the span. The first frame is the first one at or after start_s, and of
+    the others the one nearest to each 1 / fps after it by its own time stamp: variable frame rates keep their timing.
+    height: of the frames returned, the width follows and is even; the video's own where None.
+    Raises ValueError on a span that is empty or not wholly inside the video, and on what is no video.
+    """
+    if not 0 <= start_s < end_s:
+        raise ValueError(f"{name}: span {start_s}..{end_s} s must begin at 0 or later and end after it begins")
+    # How far before the span to start: containers with a poor index land late, and then an earlier start helps.
+    for lead_s in (0.0, 10.0, start_s):
+        with _opened(source, name) as (container, stream):
+            fps = float(stream.average_rate or stream.guessed_rate or 0)
+            if fps <= 0:
+                raise ValueError(f"{name} has no frame rate")
+            times_s, frames = _decode_around(container, stream, max(start_s - lead_s, 0.0), start_s, end_s, fps, height)
+        if frames and times_s[0] <= start_s + 0.5 / fps:
+            break
+    else:
+        raise ValueError(f"{name}: nothing decodes at {start_s:.3f} s")
+    num_frames = max(1, round((end_s - start_s) * fps))
+    if times_s[-1] + 1.5 / fps < start_s + num_frames / fps:
+        raise ValueError(f"{name} ends at {times_s[-1] + 1 / fps:.3f} s, before the span's end at {end_s:.3f} s")
+    # A stamp may be a rounding error before the cut that it stands for.
+    first_s = next((time_s for time_s in times_s if time_s >= start_s - 1e-3), start_s)
+    wanted_s = first_s + np.arange(num_frames) / fps
+    nearest = np.abs(np.asarray(times_s)[None] - wanted_s[:, None]).argmin(1)
+    return Video(frames_THWC=np.stack([frames[index] for index in nearest]), fps=fps)
+
+
+@contextmanager
+def _opened(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
+    """The container and its video stream, decoded with one thread; a codec's errors in one line."""
+    if hasattr(source, "seek"):
+        source.seek(0)
     try:
-        with av.open(source, mode="r") as container:
+        with av.open(source if hasattr(source, "read") else os.fspath(source), mode="r") as container:
             if not container.streams.video:
                 raise ValueError(f"{name} holds no video stream")
             stream = container.streams.video[0]
             stream.thread_count = 1
-            num_stated = stream.frames
-            fps = float(stream.average_rate or stream.guessed_rate or 0)
-            for frame in container.decode(stream):
-                frames.append(frame.to_ndarray(format="rgb24"))
-                if last_wanted is not None and len(frames) > last_wanted:
-                    break
+            yield container, stream
     except av.error.FFmpegError as error:
         raise ValueError(f"{name} is not a readable video or is cut short ({error.strerror})") from error
-    if not frames or fps <= 0:
-        raise ValueError(f"{name} holds no frames or no frame rate")
-    if last_wanted is not None and last_wanted >= len(frames):
-        raise ValueError(f"{name}: frame {last_wanted} was asked for, it has {len(frames)}")
-    if last_wanted is None and len(frames) < num_stated:
-        raise ValueError(f"{name} is cut short: {len(frames)} frames decode, its header says {num_stated}")
-    wanted = range(len(frames)) if frame_indices is None else frame_indices
-    return Video(frames_THWC=np.stack([frames[index] for index in wanted]), fps=fps)
+
+
+def _decode_chosen(container: Any, stream: Any, frame_indices: Sequence[int], name: str) -> list[NDArray[np.uint8]]:
+    """The frames of these indices, seeking to the last keyframe before each where that saves decoding."""
+    packets = [(packet.pts, packet.is_keyframe) for packet in container.demux(stream) if packet.pts is not None]
+    packets.sort()
+    if max(frame_indices) >= len(packets):
+        raise ValueError(f"{name}: frame {max(frame_indices)} was asked for, it has {len(packets)}")
+    stamps = [stamp for stamp, _ in packets]
+    keys = [stamp for stamp, is_key in packets if is_key]
+    found: dict[int, NDArray[np.uint8]] = {}
+    decoding: Iterator[Any] = iter(())
+    position = None
+    for stamp in sorted({stamps[index] for index in frame_indices}):
+        key = keys[max(bisect.bisect_right(keys, stamp) - 1, 0)]
+        if position is None or key > position:
+            container.seek(key, stream=stream, backward=True)
+            decoding = container.decode(stream)
+        for frame in decoding:
+            position = frame.pts
+            if position >= stamp:
+                break
+        if position != stamp:
+            raise ValueError(f"{name}: frame {stamps.index(stamp)} does not decode")
+        found[stamp] = frame.to_ndarray(format="rgb24")
+    return [found[stamps[index]] for index in frame_indices]
+
+
+def _decode_around(
+    container: Any, stream: Any, seek_s: float, start_s: float, end_s: float, fps: float, height: int | None
+) -> tuple[list[float], list[NDArray[np.uint8]]]:
+    """Times and frames from one frame before start_s to one after end_s, having sought to seek_s."""
+    origin = stream.start_time or 0
+    container.seek(origin + int(seek_s / stream.time_base), stream=stream, backward=True)
+    size = {}
+    if height is not None and stream.height != height:
+        width = 2 * max(1, round(stream.width * height / stream.height / 2))
+        size = {"width": width, "height": height, "interpolation": "AREA"}
+    times_s, frames = [], []
+    for frame in container.decode(stream):
+        if frame.pts is None:
+            continue
+        time_s = float((frame.pts - origin) * stream.time_base)
+        if time_s < start_s - 1 / fps:
+            continue
+        if time_s > end_s + 1 / fps:
+            break
+        times_s.append(time_s)
+        frames.append(frame.reformat(format="rgb24", threads=1, **size).to_ndarray())
+    return times_s, frames
 
 
 def encode_video(frames_THWC: NDArray[np.uint8], fps: float, crf: int = 18) -> bytes:
