@@ -25,6 +25,9 @@ SCHEMA_VERSION = "1"
 VERSION_KEY = b"finephys.clip_schema"
 CLIPS_PER_ROW_GROUP = 32
 
+# Shorter, the generator has too few frames; longer, an annotation has joined several elements.
+MIN_FRAMES, MAX_FRAMES = 16, 600
+
 Split = Literal["train", "val", "test"]
 Subset = Literal["FX-JUMP", "FX-TURN", "FX-SALTO", "other"]
 

@@ -24,11 +24,10 @@ import pyarrow.parquet as pq
 import ray
 import safetensors.numpy as safe
 import torch
-from ray.data.expressions import col
 
 from finephys.config import RowsConfig
 from finephys.data import storage
-from finephys.data.clips import CLIP_SCHEMA, Clip, check_schema
+from finephys.data.clips import CLIP_SCHEMA, MAX_FRAMES, MIN_FRAMES, Clip, check_schema
 from finephys.data.video import decode_video
 
 Row = dict[str, Any]
@@ -44,6 +43,8 @@ ROW_SCHEMA = pa.schema(
 
 # Clips in one call of a hop: 8 clips of 64 frames at 128x128 are 25 MB.
 CLIPS_PER_BATCH = 8
+# A frame in which no joint is as sure as this shows nobody.
+SEEN_CONFIDENCE = 0.02
 # Windows in one block: small enough that the first block of a stream comes soon.
 WINDOWS_PER_BLOCK = 64
 
@@ -60,7 +61,7 @@ def decoded_rows(index: "ClipIndex") -> ray.data.Dataset:
         # 1. shard -> clips, 1:N
         _read_clips(index)
         # 2. clip -> decoded row, 1:1
-        .map_batches(decode, batch_size=CLIPS_PER_BATCH, batch_format="pyarrow", num_cpus=0.5)
+        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
     )
 
 
@@ -83,7 +84,7 @@ def feature_rows(index: "ClipIndex", init: str, config: RowsConfig) -> ray.data.
     # 1. shard -> clips, 1:N
     clips = _read_clips(index)
     # 2. clip -> decoded row with its ground truth, 1:1
-    rows = clips.map_batches(decode_with_truth, batch_size=CLIPS_PER_BATCH, batch_format="pyarrow", num_cpus=0.5)
+    rows = clips.map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
     if config.pose_source == "detected":
         # 3. frames -> 2D joints, 1:1
         rows = rows.map_batches(EstimatePose2D, **actors)
@@ -115,16 +116,14 @@ def window_rows(sample_window: Callable[[int, int], Row], first: int, num_window
 # --- the hops
 
 
-def decode(table: pa.Table) -> pa.Table:
-    """Clip rows -> frames and 2D ground truth."""
-    _one_thread()
-    return to_table([_guarded(_decode_clip, clip) for clip in table.to_pylist()])
+def decode(table: pa.Table) -> Iterator[pa.Table]:
+    """Clip rows -> frames and 2D ground truth, a few clips at a time."""
+    yield from _decoded(_decode_clip, table)
 
 
-def decode_with_truth(table: pa.Table) -> pa.Table:
+def decode_with_truth(table: pa.Table) -> Iterator[pa.Table]:
     """Clip rows -> frames, everything that feature rows keep of the record, and the ground truth there is."""
-    _one_thread()
-    return to_table([_guarded(_decode_clip_with_truth, clip) for clip in table.to_pylist()])
+    yield from _decoded(_decode_clip_with_truth, table)
 
 
 class EstimatePose2D:
@@ -141,6 +140,9 @@ class EstimatePose2D:
 
     def _estimate(self, row: Row) -> Row:
         pose = self.estimator.estimate(row["frames"])
+        is_seen = pose.confidence.max(-1) >= SEEN_CONFIDENCE
+        if not is_seen.all():
+            raise ValueError(f"nobody is seen in frame {int(is_seen.argmin())} of {len(is_seen)}")
         return {**row, "joints_px": pose.joints_px, "confidence": pose.confidence}
 
 
@@ -243,13 +245,31 @@ def index_clips(url: str, split: str) -> ClipIndex:
 
 
 def _read_clips(index: ClipIndex) -> ray.data.Dataset:
-    """The clip records of an index, as CLIP_SCHEMA has them. 1:N"""
-    filesystem, _ = storage.open_filesystem(index.shards[0])
-    paths = [storage.open_filesystem(shard)[1] for shard in index.shards]
-    clips = ray.data.read_parquet(
-        paths, filesystem=filesystem, columns=CLIP_SCHEMA.names, partitioning=None, num_cpus=0.5
+    """The clip records of an index, as CLIP_SCHEMA has them. 1:N
+
+    A row group is a task, and Ray runs the hop that decodes within the same task: records are not copied in between,
+    and memory holds some row groups at a time, however many shards there are.
+    """
+    wanted = pa.array(sorted(index.clip_ids))
+
+    groups = [(shard, group) for shard in index.shards for group in range(_num_row_groups(shard))]
+
+    def read_group(batch: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
+        shard, group = groups[int(batch["id"][0])]
+        filesystem, path = storage.open_filesystem(shard)
+        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+            clips = file.read_row_group(group, columns=CLIP_SCHEMA.names)
+        return clips.filter(pc.is_in(clips["clip_id"], wanted))
+
+    return ray.data.range(len(groups), override_num_blocks=len(groups)).map_batches(
+        read_group, batch_size=1, batch_format="numpy", num_cpus=0.5
     )
-    return clips.filter(expr=col("clip_id").is_in(list(index.clip_ids)), num_cpus=0.25)
+
+
+def _num_row_groups(shard: str) -> int:
+    filesystem, path = storage.open_filesystem(shard)
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+        return int(file.num_row_groups)
 
 
 # --- rows and tables
@@ -301,6 +321,12 @@ def _guarded(hop: Callable[[Row], Row], row: Row) -> Row:
         return {"clip_id": row["clip_id"], "error": f"{hop.__name__.strip('_')}: {error}"}
 
 
+def _decoded(hop: Callable[[Row], Row], table: pa.Table) -> Iterator[pa.Table]:
+    _one_thread()
+    for start in range(0, len(table), CLIPS_PER_BATCH):
+        yield to_table([_guarded(hop, clip) for clip in table.slice(start, CLIPS_PER_BATCH).to_pylist()])
+
+
 def _decode_clip(record: Row) -> Row:
     clip = Clip.from_row(record)
     row: Row = {"clip_id": clip.clip_id, "frames": _decoded_frames(clip)}
@@ -315,6 +341,8 @@ def _decode_clip_with_truth(record: Row) -> Row:
     from finephys.pose.camera import nominal_intrinsics
 
     clip = Clip.from_row(record)
+    if not MIN_FRAMES <= clip.num_frames <= MAX_FRAMES:
+        raise ValueError(f"clip has {clip.num_frames} frames, wanted {MIN_FRAMES} to {MAX_FRAMES}")
     frames = _decoded_frames(clip)
     has_truth = clip.joints_cam_m is not None and clip.in_flight is not None
     row: Row = {

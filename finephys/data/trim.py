@@ -17,15 +17,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finephys.data import storage
-from finephys.data.clips import CLIP_SCHEMA, CLIPS_PER_ROW_GROUP, Clip
+from finephys.data.clips import CLIP_SCHEMA, CLIPS_PER_ROW_GROUP, MAX_FRAMES, MIN_FRAMES, Clip
 from finephys.data.finegym import DetectedPose, Element
 from finephys.data.gym99 import GYM99_FLOOR
 from finephys.data.video import decode_span, encode_video
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov", ".avi")
-
-# Shorter, the generator has too few frames; longer, the annotation joined several elements.
-MIN_FRAMES, MAX_FRAMES = 16, 600
 
 _FAILURES_KEY = b"finephys.failures"
 

@@ -21,6 +21,7 @@ from finephys.data.pipeline import (
     to_table,
     use_truth,
 )
+from finephys.data.video import decode_video, encode_video
 from finephys.diffusion.joint import collate, collate_frames
 from finephys.diffusion.vae import VAEConfig, build_vae
 from finephys.pose.lifting import Lifter, LifterConfig
@@ -69,30 +70,39 @@ def _records(*clips):
     return pa.Table.from_pylist([clip.to_row() for clip in clips], schema=CLIP_SCHEMA)
 
 
+def _whole(tables):
+    import pyarrow as pa
+
+    return pa.concat_tables(list(tables))
+
+
 def test_bad_clips_become_errors_and_pass_by() -> None:
-    sound = make_clip(0, "train")
+    sound = make_clip(0, "train", 16)
     cut = replace(sound, clip_id="cut", video=sound.video[:200])
-    lying = replace(make_clip(1, "train"), clip_id="lying", height=64)
-    table = decode_with_truth(_records(sound, cut, lying))
+    empty = replace(sound, clip_id="empty", video=b"")
+    lying = replace(make_clip(1, "train", 16), clip_id="lying", height=64)
+    short = replace(make_clip(2, "train", 15), clip_id="short")
+    table = _whole(decode_with_truth(_records(sound, cut, empty, lying, short)))
     sound_rows, failures = collect_rows([use_truth(table)])
     assert [row["clip_id"] for row in sound_rows] == [sound.clip_id]
-    assert [row["clip_id"] for row in failures] == ["cut", "lying"]
-    assert "(8, 32, 32, 3), the record says (8, 64, 32, 3)" in failures[1]["error"]
+    assert [row["clip_id"] for row in failures] == ["cut", "empty", "lying", "short"]
+    assert "(16, 32, 32, 3), the record says (16, 64, 32, 3)" in failures[2]["error"]
+    assert "clip has 15 frames, wanted 16 to 600" in failures[3]["error"]
     assert set(failures[0]) == {"clip_id", "error"}
 
 
 def test_decoded_rows_hold_frames_and_joints() -> None:
     clip = make_clip(0, "train")
-    row = to_rows(decode(_records(clip)))[0]
+    row = to_rows(_whole(decode(_records(clip))))[0]
     assert row["frames"].shape == (8, 32, 32, 3)
     np.testing.assert_array_equal(row["joints_px"], clip.joints_px)
     bare = replace(clip, joints_px=None, joints_confidence=None)
-    assert "joints_px" not in to_rows(decode(_records(bare)))[0]
+    assert "joints_px" not in to_rows(_whole(decode(_records(bare))))[0]
 
 
 def test_truth_in_place_of_detection() -> None:
-    clip = make_clip(0, "train")
-    row = to_rows(use_truth(decode_with_truth(_records(clip))))[0]
+    clip = make_clip(0, "train", 16)
+    row = to_rows(use_truth(_whole(decode_with_truth(_records(clip)))))[0]
     np.testing.assert_array_equal(row["joints_dd"], clip.joints_cam_m)
     np.testing.assert_array_equal(row["joints_px"], clip.joints_px)
     # rotation is diag(1, -1, -1): the world's down is the camera's +y, as in every upright camera.
@@ -100,12 +110,12 @@ def test_truth_in_place_of_detection() -> None:
     assert row["is_static"] is True
     assert row["has_truth"] is True
     without = replace(clip, joints_cam_m=None)
-    assert "no joints_cam_m" in to_rows(use_truth(decode_with_truth(_records(without))))[0]["error"]
+    assert "no joints_cam_m" in to_rows(use_truth(_whole(decode_with_truth(_records(without)))))[0]["error"]
 
 
 def test_a_clip_without_camera_gets_the_nominal_one() -> None:
-    clip = replace(make_clip(0, "train"), intrinsics=None, joints_cam_m=None)
-    row = to_rows(decode_with_truth(_records(clip)))[0]
+    clip = replace(make_clip(0, "train", 16), intrinsics=None, joints_cam_m=None)
+    row = to_rows(_whole(decode_with_truth(_records(clip))))[0]
     np.testing.assert_allclose(row["intrinsics"], [[48, 0, 16], [0, 48, 16], [0, 0, 1]])
     assert row["has_truth"] is False
     assert not row["truth_joints_cam_m"].any()
@@ -152,11 +162,16 @@ def test_the_feature_chain_feeds_both_stages_of_the_generator(tmp_path: Path) ->
     cut = replace(sound[0], clip_id="cut", video=sound[0].video[:200])
     moving = replace(sound[1], clip_id="moving", is_static=None, intrinsics=None)
 
-    table = decode_with_truth(_records(*sound, cut, moving))
+    frames = decode_video(sound[0].video).frames_THWC
+    frames[7] = 90
+    blank = replace(sound[0], clip_id="blank", video=encode_video(frames, 30.0))
+
+    table = _whole(decode_with_truth(_records(*sound, cut, moving, blank)))
     for hop in (EstimatePose2D, LiftPose, EncodeLatents):
         table = hop(str(tmp_path))(table)
     rows, failures = collect_rows([table])
-    assert [row["clip_id"] for row in failures] == ["cut"]
+    assert [row["clip_id"] for row in failures] == ["blank", "cut"]
+    assert failures[0]["error"] == "estimate: nobody is seen in frame 7 of 36"
     assert [row["clip_id"] for row in rows] == ["moving", "train-000", "train-001"]
     for row in rows:
         assert row["latents"].shape == (36, 4, 32, 32)
