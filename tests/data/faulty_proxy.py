@@ -1,0 +1,83 @@
+"""A TCP proxy in front of a storage server that now and then answers 500 or cuts the connection in mid-body."""
+
+import socket
+import socketserver
+import threading
+from collections import Counter
+
+CUT_AFTER_BYTES = 20_000
+
+
+class FaultyProxy(socketserver.ThreadingTCPServer):
+    """Passes requests on to `upstream`; the next len(faults) requests get these faults: "500", "cut" or "refuse"."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, upstream: tuple[str, int]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.upstream = upstream
+        self.faults: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self.lock = threading.Lock()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def next_fault(self) -> str:
+        with self.lock:
+            fault = self.faults.pop(0) if self.faults else "none"
+            self.seen[fault] += 1
+            return fault
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    server: FaultyProxy
+
+    def handle(self) -> None:
+        """One request a connection: simple, and every retry is seen."""
+        request = self._request()
+        if not request:
+            return
+        fault = self.server.next_fault()
+        if fault == "refuse":
+            return
+        if fault == "500":
+            self.request.sendall(
+                b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            return
+        num_left = CUT_AFTER_BYTES if fault == "cut" else None
+        with socket.create_connection(self.server.upstream) as upstream:
+            upstream.sendall(request)
+            while data := upstream.recv(65536):
+                if num_left is not None:
+                    data = data[:num_left]
+                    num_left -= len(data)
+                self.request.sendall(data)
+                if num_left == 0:
+                    return
+
+    def _request(self) -> bytes:
+        """The whole request, told to close its connection when answered."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = self.request.recv(65536)
+            if not more:
+                return b""
+            data += more
+        head, _, body = data.partition(b"\r\n\r\n")
+        lines = [line for line in head.split(b"\r\n") if not line.lower().startswith((b"connection:", b"expect:"))]
+        length = next((int(line.split(b":")[1]) for line in lines if line.lower().startswith(b"content-length:")), 0)
+        if b"expect: 100-continue" in head.lower():
+            self.request.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        is_chunked = b"transfer-encoding: chunked" in head.lower()
+        while len(body) < length or (is_chunked and not _is_last_chunk(body)):
+            body += self.request.recv(65536)
+        return b"\r\n".join([*lines, b"Connection: close"]) + b"\r\n\r\n" + body
+
+
+def _is_last_chunk(body: bytes) -> bool:
+    return body.endswith(b"\r\n\r\n") and (body.startswith(b"0\r\n") or b"\r\n0\r\n" in body[-200:])

@@ -1,0 +1,68 @@
+"""A server that fails now and then is not a failure: reads and writes are whole in the end."""
+
+from collections.abc import Iterator
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+
+from finephys.data import storage
+from finephys.data.clips import read_shard, write_shard
+from finephys.data.pipeline import index_clips
+from tests.data.faulty_proxy import FaultyProxy
+from tests.training.made_clips import make_clip
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FaultyProxy]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    proxy = FaultyProxy(server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        boto3.client("s3").create_bucket(Bucket="faulty")
+        yield proxy
+    proxy.shutdown()
+    server.stop()
+
+
+@pytest.mark.parametrize("faults", [["500"], ["500", "500"], ["refuse"], ["cut"], ["cut", "500"]])
+def test_reads_are_retried(proxy: FaultyProxy, faults: list[str]) -> None:
+    data = np.random.default_rng(0).bytes(300_000)
+    storage.write_bytes("s3://faulty/deep/data.bin", data)
+    proxy.seen.clear()
+    proxy.faults = list(faults)
+    assert storage.read_bytes("s3://faulty/deep/data.bin") == data
+    assert sum(count for fault, count in proxy.seen.items() if fault != "none") == len(faults)
+
+
+@pytest.mark.parametrize("faults", [["500"], ["refuse", "500"]])
+def test_writes_are_retried(proxy: FaultyProxy, faults: list[str]) -> None:
+    data = np.random.default_rng(1).bytes(300_000)
+    url = f"s3://faulty/written/{'-'.join(faults)}"
+    proxy.faults = list(faults)
+    storage.write_bytes(url, data)
+    assert not proxy.faults
+    assert storage.read_bytes(url) == data
+
+
+def test_shards_are_indexed_and_read_through_faults(proxy: FaultyProxy, tmp_path) -> None:
+    clips = [make_clip(number, "train") for number in range(4)]
+    write_shard(clips, tmp_path / "a.parquet")
+    storage.write_bytes("s3://faulty/shards/train-00000.parquet", (tmp_path / "a.parquet").read_bytes())
+    proxy.faults = ["500", "none", "refuse", "none", "500"]
+    assert index_clips("s3://faulty/shards", "train").clip_ids == tuple(clip.clip_id for clip in clips)
+    assert not proxy.faults
+    assert len(list(read_shard(tmp_path / "a.parquet"))) == 4
+
+
+def test_a_server_that_never_recovers_is_an_error(proxy: FaultyProxy) -> None:
+    proxy.faults = ["500"] * 100
+    with pytest.raises(OSError, match=r"deep/data\.bin|500|INTERNAL"):
+        storage.read_bytes("s3://faulty/deep/data.bin")
+    proxy.faults = []
