@@ -13,10 +13,21 @@ the constrained form of M(q) q'' + C(q, q') q' + g = tau; what C is in minimal c
     and Skeel 1994): symplectic and symmetric in time.  FinePhys (arXiv:2505.13437) predicts M; ours is derived.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from finephys.physics.body import CONSTRAINT_NAMES, POINT_NAMES, STANDARD_GRAVITY, Body, center_of_mass, inertia
+from finephys.physics.body import (
+    CONSTRAINT_NAMES,
+    NUM_CONSTRAINTS,
+    NUM_POINTS,
+    POINT_NAMES,
+    STANDARD_GRAVITY,
+    Body,
+    center_of_mass,
+    inertia,
+)
 
 MAX_NEWTON_STEPS = 25
 # Newton stops when no squared length is off by more than this many rounding errors.
@@ -32,12 +43,13 @@ def forward_dynamics(body: Body, x: Tensor, v: Tensor, f: Tensor) -> tuple[Tenso
     Raises ValueError, naming batch element and frame, for a constraint without length or for NaN.
     """
     body = body.to(x)
-    along = body.incidence @ x
-    free = body.inverse_mass @ f
-    stretch = (along * (body.incidence @ free)).sum(-1) + (body.incidence @ v).square().sum(-1)
-    multiplier = -_solve_tensions(body, x, along, stretch)
-    a = free + body.constraint_response @ (multiplier[..., None] * along)
-    return a, multiplier
+    shape = torch.broadcast_shapes(x.shape, v.shape, f.shape)
+    along = body.incidence @ _batch_last(x, shape)
+    free = body.inverse_mass @ _batch_last(f, shape)
+    stretch = _dot(along, body.incidence @ free) + _dot(*(2 * [body.incidence @ _batch_last(v, shape)]))
+    multiplier = -_solve_tensions(body, x.expand(shape), along, stretch)
+    a = free + body.constraint_response @ _scaled(along, multiplier)
+    return _batch_first(a, shape), multiplier.T.reshape(shape[:-1])
 
 
 def inverse_dynamics(body: Body, x: Tensor, v: Tensor, a: Tensor) -> Tensor:
@@ -49,10 +61,12 @@ def inverse_dynamics(body: Body, x: Tensor, v: Tensor, a: Tensor) -> Tensor:
     Raises ValueError as forward_dynamics does.
     """
     body = body.to(x)
-    along = body.incidence @ x
-    centripetal = (body.incidence @ v).square().sum(-1)
-    multiplier = -_solve_tensions(body, x, along, centripetal)
-    return body.mass @ a - body.incidence.T @ (multiplier[..., None] * along)
+    shape = torch.broadcast_shapes(x.shape, v.shape, a.shape)
+    along = body.incidence @ _batch_last(x, shape)
+    centripetal = _dot(*(2 * [body.incidence @ _batch_last(v, shape)]))
+    multiplier = -_solve_tensions(body, x.expand(shape), along, centripetal)
+    force = body.mass @ _batch_last(a, shape) - body.incidence.T @ _scaled(along, multiplier)
+    return _batch_first(force, shape)
 
 
 def verlet_step(body: Body, x_now: Tensor, x_previous: Tensor, f: Tensor, dt_s: float | Tensor) -> Tensor:
@@ -98,9 +112,10 @@ def verlet_step(body: Body, x_now: Tensor, x_previous: Tensor, f: Tensor, dt_s: 
 def project_velocity(body: Body, x: Tensor, v: Tensor) -> Tensor:
     """The velocities nearest to v (least kinetic energy of the change) that keep the lengths; x, v (..., 16, 3)."""
     body = body.to(x)
-    along = body.incidence @ x
-    tension = _solve_tensions(body, x, along, (along * (body.incidence @ v)).sum(-1))
-    return v - body.constraint_response @ (tension[..., None] * along)
+    shape = torch.broadcast_shapes(x.shape, v.shape)
+    along, velocity = body.incidence @ _batch_last(x, shape), _batch_last(v, shape)
+    tension = _solve_tensions(body, x.expand(shape), along, _dot(along, body.incidence @ velocity))
+    return _batch_first(velocity - body.constraint_response @ _scaled(along, tension), shape)
 
 
 def internal_force(body: Body, x: Tensor, f: Tensor) -> Tensor:
@@ -149,18 +164,98 @@ def contact_force(
     return push[..., None] * (up + friction * tangent)
 
 
+# --- many small systems at once
+#
+# A batch of N bodies lies with N last: (16, 3 N) for points, (16, N) for scalars of constraints. One constant matrix
+# times all points is then one product, and elimination runs down a column of all N systems in one vector instruction
+# after the other, where a library call for each 16x16 system spends most of its time on entering and leaving.
+
+
+def _batch_last(x: Tensor, shape: torch.Size) -> Tensor:
+    """(..., 16, 3), expanded to `shape`, as (16, 3 N)."""
+    return x.expand(shape).reshape(-1, 3 * NUM_POINTS).T.reshape(NUM_POINTS, -1)
+
+
+def _batch_first(x: Tensor, shape: torch.Size) -> Tensor:
+    return x.reshape(3 * NUM_POINTS, -1).T.reshape(shape)
+
+
+def _dot(left: Tensor, right: Tensor) -> Tensor:
+    """Scalar products (16, N) of vectors (16, 3 N)."""
+    return (left * right).view(NUM_CONSTRAINTS, 3, -1).sum(1)
+
+
+def _scaled(along: Tensor, factor: Tensor) -> Tensor:
+    """Vectors (16, 3 N) times scalars (16, N)."""
+    return (along.view(NUM_CONSTRAINTS, 3, -1) * factor[:, None]).view(NUM_CONSTRAINTS, -1)
+
+
+class _TensionSolve(torch.autograd.Function):
+    """lambda (16, N) with S lambda = b for S = A o (D D^T); differentiable in D (16, 3 N) and b (16, N), also twice.
+
+    With y = S^-1 g for a gradient g:  g_b = y,  g_D = -(y o A (lambda o D) + lambda o A (y o D)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, coupling: Tensor, along: Tensor, right_side: Tensor) -> Tensor:
+        factor = _factorise(coupling, along)
+        solution = _substitute(factor, right_side)
+        ctx.save_for_backward(coupling, along, factor, solution)
+        return solution
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, Tensor]:
+        coupling, along, factor, solution = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            # A gradient of the gradient is wanted: go through what has one.
+            adjoint: Tensor = _TensionSolve.apply(coupling, along, gradient)
+        else:
+            adjoint = _substitute(factor, gradient)
+        of_along = _scaled(coupling @ _scaled(along, solution), adjoint)
+        of_along = of_along + _scaled(coupling @ _scaled(along, adjoint), solution)
+        return None, -of_along, adjoint
+
+
+def _factorise(coupling: Tensor, along: Tensor) -> Tensor:
+    """L D L^T of S = A o (D D^T), (16, 16, N): D on the diagonal, L below it; above it is rubbish."""
+    vectors = along.view(NUM_CONSTRAINTS, 3, -1)
+    factor = vectors.new_empty(NUM_CONSTRAINTS, NUM_CONSTRAINTS, vectors.shape[-1])
+    for column in range(NUM_CONSTRAINTS):
+        gram = (vectors[column:] * vectors[column]).sum(1)
+        torch.mul(gram, coupling[column:, column, None], out=factor[column:, column])
+    for column in range(NUM_CONSTRAINTS - 1):
+        below = factor[column + 1 :, column]
+        scaled = below / factor[column, column]
+        for other in range(column + 1, NUM_CONSTRAINTS):
+            offset = other - column - 1
+            factor[other:, other].addcmul_(scaled[offset:], below[offset], value=-1)
+        below.copy_(scaled)
+    return factor
+
+
+def _substitute(factor: Tensor, right_side: Tensor) -> Tensor:
+    """(L D L^T)^-1 right_side, (16, N)."""
+    solution = right_side.clone()
+    for row in range(NUM_CONSTRAINTS - 1):
+        solution[row + 1 :].addcmul_(factor[row + 1 :, row], solution[row], value=-1)
+    solution /= factor.diagonal().T
+    for row in range(NUM_CONSTRAINTS - 2, -1, -1):
+        solution[row] -= (factor[row + 1 :, row] * solution[row + 1 :]).sum(0)
+    return solution
+
+
 def _solve_tensions(body: Body, x: Tensor, along: Tensor, right_side: Tensor) -> Tensor:
-    """S^-1 right_side, (..., 16), S = A o (D D^T)."""
-    stiffness = body.constraint_coupling * (along @ along.transpose(-1, -2))
-    factor, info = torch.linalg.cholesky_ex(stiffness)
-    solution = torch.cholesky_solve(right_side[..., None], factor)[..., 0]
+    """S^-1 right_side, (16, N); along (16, 3 N) and right_side (16, N) of the points x (..., 16, 3)."""
+    solution: Tensor = _TensionSolve.apply(body.constraint_coupling, along, right_side)
+    length_squared = _dot(along.detach(), along.detach())
     # One reduction on the way through; what exactly is wrong is looked for only if something is.
-    healthy = (info == 0).all() & torch.isfinite(solution).all()
-    length_squared = stiffness.detach().diagonal(dim1=-2, dim2=-1) / body.constraint_coupling.diagonal()
-    if not bool(healthy & (length_squared.min() > SHORTEST_M**2)):
+    if not bool(torch.isfinite(solution).all() & (length_squared.min() > SHORTEST_M**2)):
+        places = x.shape[:-1]
+        lengths = length_squared.T.reshape(places)
         _refuse(~torch.isfinite(x).all(-1), "x is not finite at point", x.sum(-1), POINT_NAMES)
-        _refuse(length_squared <= SHORTEST_M**2, "no length in metres at constraint", length_squared.sqrt())
-        _refuse(~torch.isfinite(solution), "velocities or forces are not finite, tension of constraint", solution)
+        _refuse(lengths <= SHORTEST_M**2, "no length in metres at constraint", lengths.sqrt())
+        tensions = solution.T.reshape(places)
+        _refuse(~torch.isfinite(tensions), "velocities or forces are not finite, tension of constraint", tensions)
         raise ValueError("the constraints' matrix is singular")
     return solution
 
