@@ -1,0 +1,203 @@
+"""A body in flight: its centre of mass falls, its angular momentum stays, and its shape turns it.
+
+Path:    (before the path) joint angles over time + angular momentum -> where the body is and how it is turned
+Solves:  R' = R [w],  w = I^-1 (R^T L - h),  h = sum r x (M r')    with L constant;  centre c'' = -g
+Letters: N times, J joints, B angular momenta integrated at once
+Units:   metre, second, kilogram, radian;  Frames: the pelvis's (r, I, h, w) and the world (R, L)
+
+r(t) are the sixteen points about their centre of mass at the prescribed angles; I(t) is their inertia and h(t) the
+angular momentum of changing shape alone, both with the mass matrix M of finephys/physics/body.py. Whatever the limbs
+do, momentum is kept; what they do decides how far the body turns. The take-off is found by Newton's method on L.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from finephys.gymnast.rig import Rig, centre_of_mass, pose
+from finephys.physics.body import STANDARD_GRAVITY
+
+FLOATS = NDArray[np.float64]
+
+GRAVITY_MPS2 = np.array([0.0, -STANDARD_GRAVITY, 0.0])
+# A twist of 30 rad/s turns by an eighth of a radian a step, which fourth order follows to 1e-6.
+_STEP_S = 1 / 240
+# For the derivative along the angles' own rates: the error is of its square.
+_NUDGE_S = 1e-4
+_MAX_ITERATIONS = 40
+_MAX_ERROR_RAD = 1e-6
+# Newton must not jump to another number of twists.
+_MAX_CORRECTION_RAD = 0.6
+
+# Angles (N,24) and their rates (N,24) at times (N,).
+AnglesAt = Callable[[FLOATS], tuple[FLOATS, FLOATS]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ShapeDynamics:
+    """inertia_inverse (N,3,3), momentum (N,3) of changing shape; centre_m (N,3) of mass; all in the pelvis's frame."""
+
+    inertia: FLOATS
+    inertia_inverse: FLOATS
+    momentum: FLOATS
+    centre_m: FLOATS
+
+
+class Flight:
+    """A body of known shape over [start_s, end_s], thrown so that it comes down with a wanted attitude.
+
+    `momentum` (3,) is its angular momentum about the centre of mass, kg m^2/s, world.
+    """
+
+    def __init__(self, rig: Rig, angles_at: AnglesAt, start_s: float, end_s: float) -> None:
+        """start_s and end_s may be in either order: a flight can be followed back from where it ended."""
+        self.rig, self._angles_at = rig, angles_at
+        self.start_s, self.end_s = start_s, end_s
+        self._num_steps = max(2, int(np.ceil(abs(end_s - start_s) / _STEP_S)))
+        self._step_s = (end_s - start_s) / self._num_steps
+        halves_s = start_s + 0.5 * self._step_s * np.arange(2 * self._num_steps + 1)
+        self._halves = self._dynamics(halves_s)
+        self._nodes: FLOATS = np.empty(0)
+        self.momentum: FLOATS = np.zeros(3)
+
+    def angular_velocity(self, time_s: float, rotation: FLOATS, momentum: FLOATS) -> FLOATS:
+        """World angular velocity (3,) of the pelvis, turned by `rotation` (3,3) at this time."""
+        now = self._dynamics(np.array([time_s]))
+        spin: FLOATS = rotation @ now.inertia_inverse[0] @ (rotation.T @ momentum - now.momentum[0])
+        return spin
+
+    def momentum_of(self, time_s: float, rotation: FLOATS, spin: FLOATS) -> FLOATS:
+        """Angular momentum (3,) of the body turned by `rotation` whose pelvis has the world angular velocity spin."""
+        now = self._dynamics(np.array([time_s]))
+        momentum: FLOATS = rotation @ (now.inertia[0] @ rotation.T @ spin + now.momentum[0])
+        return momentum
+
+    def guess(self, somersaults: float, twists: float, axis: FLOATS) -> FLOATS:
+        """Angular momentum (3,) with which an axisymmetric body that starts upright does this many turns.
+
+        somersaults about the horizontal `axis` (3,), twists about the body's length, positive to the left. A twisting
+        body nods on a cone about its angular momentum, whose tilt follows from the ratio of the moments.
+        """
+        inertia = self._halves.inertia[::2]
+        across = 2 / (inertia[:, 0, 0] + inertia[:, 2, 2])
+        step_s = abs(self._step_s)
+        over_across, over_length = np.trapezoid(across, dx=step_s), np.trapezoid(1 / inertia[:, 1, 1], dx=step_s)
+        if somersaults == 0:
+            upright: FLOATS = np.array([0.0, 2 * np.pi * twists / over_length, 0.0])
+            return upright
+        thrown: FLOATS = 2 * np.pi * somersaults / over_across * axis
+        thrown[1] += 2 * np.pi * twists / (over_length - over_across)
+        return thrown
+
+    def throw(self, rotation: FLOATS, momentum: FLOATS) -> FLOATS:
+        """Start with this attitude (3,3) and angular momentum (3,); returns the attitude (3,3) at the end."""
+        self._nodes = self._integrate(rotation, momentum[None])[:, 0]
+        self.momentum = momentum
+        end: FLOATS = self._nodes[-1]
+        return end
+
+    def solve(self, rotation: FLOATS, wanted: FLOATS, momentum: FLOATS, *, is_planar: bool = False) -> None:
+        """Find the angular momentum, from a first guess, that turns attitude `rotation` into `wanted` (3,3), and throw.
+
+        is_planar: only its size is sought. A symmetric body that somersaults about its middle moment of inertia, as a
+        stretched one does, is unstable, and the other components would only be noise.
+        Raises ArithmeticError where Newton's method finds none near the guess.
+        """
+        scale = np.linalg.norm(momentum) + 1.0
+        axes = momentum[None] / np.linalg.norm(momentum) if is_planar else np.eye(3)
+        for _ in range(_MAX_ITERATIONS):
+            nudges = 1e-5 * scale * axes
+            ends = self._integrate(rotation, np.concatenate([momentum[None], momentum + nudges]))[-1]
+            errors = Rotation.from_matrix(wanted.T @ ends).as_rotvec()
+            error = errors[0]
+            if np.linalg.norm(error) < _MAX_ERROR_RAD:
+                self.throw(rotation, momentum)
+                return
+            jacobian = Rotation.from_matrix(ends[0].T @ ends[1:]).as_rotvec().T / (1e-5 * scale)
+            goal = -error * min(1.0, _MAX_CORRECTION_RAD / np.linalg.norm(error))
+            square = jacobian.T @ jacobian
+            damping = 1e-4 * np.trace(square) * min(1.0, np.linalg.norm(error)) * np.eye(len(axes))
+            momentum = momentum + np.linalg.solve(square + damping, jacobian.T @ goal) @ axes
+        raise ArithmeticError(f"no take-off found: {np.degrees(np.linalg.norm(error)):.1f} degrees are left")
+
+    def attitudes(self, times_s: FLOATS) -> FLOATS:
+        """Pelvis rotations (N,3,3) at times (N,) of the flight, of the throw."""
+        node = np.clip(((times_s - self.start_s) / self._step_s).astype(int), 0, self._num_steps - 1)
+        rest_s = times_s - (self.start_s + node * self._step_s)
+        stages = [self._dynamics(times_s - rest_s * (1 - share)) for share in (0.0, 0.5, 1.0)]
+        turned = _step(self._nodes[node], self.momentum, rest_s[:, None, None], stages)
+        return _orthonormal(turned)
+
+    def centre_in_pelvis(self, times_s: FLOATS) -> FLOATS:
+        """The centre of mass (N,3) in the pelvis's frame."""
+        angles, _ = self._angles_at(times_s)
+        return centre_of_mass(self.rig, pose(self.rig, angles)[1])
+
+    def _integrate(self, rotation: FLOATS, momenta: FLOATS) -> FLOATS:
+        """Attitudes (steps + 1, B, 3, 3) by Runge-Kutta's fourth-order method."""
+        nodes = np.empty((self._num_steps + 1, len(momenta), 3, 3))
+        nodes[0] = rotation
+        inverse, momentum = self._halves.inertia_inverse, self._halves.momentum
+        row = momenta[:, None, :]
+
+        def rate(turned: FLOATS, half: int) -> FLOATS:
+            spin = (row @ turned - momentum[half]) @ inverse[half]
+            derivative: FLOATS = turned @ (spin @ _CROSS).reshape(-1, 3, 3)
+            return derivative
+
+        h = self._step_s
+        for step in range(self._num_steps):
+            now = nodes[step]
+            first = rate(now, 2 * step)
+            second = rate(now + 0.5 * h * first, 2 * step + 1)
+            third = rate(now + 0.5 * h * second, 2 * step + 1)
+            fourth = rate(now + h * third, 2 * step + 2)
+            nodes[step + 1] = _orthonormal(now + h / 6 * (first + 2 * (second + third) + fourth))
+        return nodes
+
+    def _dynamics(self, times_s: FLOATS) -> _ShapeDynamics:
+        angles, rates = self._angles_at(times_s)
+        both = np.concatenate([angles, angles + _NUDGE_S * rates, angles - _NUDGE_S * rates])
+        _, joints_m = pose(self.rig, both)
+        centre_m = centre_of_mass(self.rig, joints_m)
+        r, after, before = np.split(joints_m[:, 1:] - centre_m[:, None], 3)
+        rate = (after - before) / (2 * _NUDGE_S)
+        mass = self.rig.mass
+        spread = np.einsum("npa,npb->nab", r, mass @ r)
+        inertia = np.trace(spread, axis1=1, axis2=2)[:, None, None] * np.eye(3) - spread
+        return _ShapeDynamics(
+            inertia=inertia,
+            inertia_inverse=np.linalg.inv(inertia),
+            momentum=np.cross(r, mass @ rate).sum(1),
+            centre_m=centre_m[: len(times_s)],
+        )
+
+
+# spin (3,) @ _CROSS (3,9) is the matrix of spin x, row by row.
+_CROSS = np.array(
+    [[0, 0, 0, 0, 0, -1, 0, 1, 0], [0, 0, 1, 0, 0, 0, -1, 0, 0], [0, -1, 0, 1, 0, 0, 0, 0, 0]], dtype=np.float64
+)
+
+
+def _step(start: FLOATS, momentum: FLOATS, h: FLOATS, stages: list[_ShapeDynamics]) -> FLOATS:
+    """One Runge-Kutta step of many attitudes (N,3,3), each with its own length h (N,1,1)."""
+
+    def rate(turned: FLOATS, stage: _ShapeDynamics) -> FLOATS:
+        spin = np.einsum("nab,nb->na", stage.inertia_inverse, momentum @ turned - stage.momentum)
+        derivative: FLOATS = turned @ (spin @ _CROSS).reshape(-1, 3, 3)
+        return derivative
+
+    first = rate(start, stages[0])
+    second = rate(start + 0.5 * h * first, stages[1])
+    third = rate(start + 0.5 * h * second, stages[1])
+    fourth = rate(start + h * third, stages[2])
+    return start + h / 6 * (first + 2 * (second + third) + fourth)
+
+
+def _orthonormal(nearly: FLOATS) -> FLOATS:
+    """The rotation next to a matrix that is off by the integrator's error: one Newton step of the polar one."""
+    rotation: FLOATS = nearly @ (1.5 * np.eye(3) - 0.5 * np.swapaxes(nearly, -1, -2) @ nearly)
+    return rotation
