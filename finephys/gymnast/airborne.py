@@ -9,13 +9,12 @@ one's start, with their positions, attitudes and velocities (cubic Hermite), or 
 balls of the feet stay where they are and the legs reach them.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial.transform import Rotation, Slerp
 
+from finephys.gymnast.attitude import Posed, State, attitude_of, attitude_rates, between, hermite, rotations_of
 from finephys.gymnast.elements import Element
 from finephys.gymnast.flight import GRAVITY_MPS2, Flight
 from finephys.gymnast.mocap import PART_NAMES
@@ -39,56 +38,14 @@ _RISE_S = 0.10  # from the whole sole to toes before a take-off
 # Rate at which a landing comes to rest: a fall at 4 m/s is caught within 0.17 m.
 _LANDING_RATE = 8.5
 _STEP_AFTER_S = 0.30
+# Tried one after the other on the guess of a take-off (cartwheel, twist, somersault).
+_CORRECTIONS = tuple(
+    np.array([1.0, twist, somersault]) for somersault in (1.0, 0.93, 1.08) for twist in (1.0, 0.85, 1.15, 0.7, 1.35)
+)
+_MAX_LEFT_RAD = 1e-3
 _STUMBLE_S = 0.16
 _STEP_LIFT_M = 0.06
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """Where the pelvis is and how it moves: root_m (3,), velocity_mps (3,), attitude (3,) = yaw, pitch, roll of
-    Ry Rz Rx, rates (3,) of these a second."""
-
-    root_m: FLOATS
-    velocity_mps: FLOATS
-    attitude: FLOATS
-    rates: FLOATS
-
-    @property
-    def rotation(self) -> FLOATS:
-        """(3,3)."""
-        return rotations_of(self.attitude[None])[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Posed:
-    """What a performance is at some times: rotations (N,13,3,3) of parts in the world, root_m (N,3), in_flight (N,),
-    feet (N,2) on the floor."""
-
-    rotations: FLOATS
-    root_m: FLOATS
-    in_flight: BOOLS
-    feet: BOOLS
-
-
-def rotations_of(attitude: FLOATS) -> FLOATS:
-    """Ry(yaw) Rz(pitch) Rx(roll) (N,3,3) of attitudes (N,3)."""
-    matrices: FLOATS = Rotation.from_euler("YZX", attitude).as_matrix()
-    return matrices
-
-
-def attitude_of(rotation: FLOATS) -> FLOATS:
-    """yaw, pitch, roll (3,) of (3,3)."""
-    attitude: FLOATS = Rotation.from_matrix(rotation).as_euler("YZX")
-    return attitude
-
-
-def attitude_rates(attitude: FLOATS, spin: FLOATS) -> FLOATS:
-    """Rates (3,) of yaw, pitch, roll at which a body turns with the world angular velocity spin (3,)."""
-    yaw = Rotation.from_euler("Y", attitude[0])
-    yaw_pitch = yaw * Rotation.from_euler("Z", attitude[1])
-    axes = np.stack([[0.0, 1.0, 0.0], yaw.apply([0.0, 0.0, 1.0]), yaw_pitch.apply([1.0, 0.0, 0.0])], -1)
-    rates: FLOATS = np.linalg.solve(axes, spin)
-    return rates
+_CLEARANCE_M = 0.01
 
 
 class Airborne:
@@ -156,7 +113,19 @@ class Airborne:
         turned = element.somersaults + (element.landing_lean_deg - element.lean_deg) / 360
         guess = self.flight.guess(turned, element.twists, axis)
         is_planar = element.somersaults != 0 and element.twists == 0 and len(element.takes_off_from) == 2
-        self.flight.solve(start, end, guess + np.asarray(element.guess_correction), is_planar=is_planar)
+        for correction in _CORRECTIONS:
+            left = self.flight.solve(start, end, guess * correction, is_planar=is_planar)
+            somersaults, twists = self.flight.counts(is_upright=element.somersaults == 0)
+            is_counted = abs(twists - element.twists) < 0.4 and (
+                element.somersaults == 0 or abs(somersaults - abs(turned)) < 0.4
+            )
+            if left < _MAX_LEFT_RAD and is_counted:
+                break
+        else:
+            raise ArithmeticError(
+                f"no take-off found: {np.degrees(left):.1f} degrees are left after {somersaults:.2f} somersaults and "
+                f"{twists:.2f} twists, wanted {turned:.2f} and {element.twists:.2f}"
+            )
         ends = np.array([self.leave_s, self.land_s])
         attitudes = self.flight.attitudes(ends)
         shifts_m = -np.einsum("nab,nb->na", attitudes, self.flight.centre_in_pelvis(ends))
@@ -260,16 +229,17 @@ class Airborne:
         first_rate = np.concatenate([touching.velocity_mps, touching.rates])
         last_rate = np.concatenate([leaving.velocity_mps, leaving.rates])
         crouch_s = self.touch_s + entry.crouch_share * entry.contact_s
-        moved = _hermite(times_s, self.touch_s, self.leave_s, first, last, first_rate, last_rate)
+        moved = hermite(times_s, self.touch_s, self.leave_s, first, last, first_rate, last_rate)
         if entry.crouch_share > 0:
-            low = first + [0, -entry.crouch_m, 0, 0, 0, 0]
+            low = first - np.array([0, entry.crouch_m, 0, 0, 0, 0])
             low[[0, 4]] += [entry.crouch_shift_m, np.radians(entry.crouch_lean_deg)]
             moved = np.where(
                 (times_s < crouch_s)[:, None],
-                _hermite(times_s, self.touch_s, crouch_s, first, low, first_rate, np.zeros(6)),
-                _hermite(times_s, crouch_s, self.leave_s, low, last, np.zeros(6), last_rate),
+                hermite(times_s, self.touch_s, crouch_s, first, low, first_rate, np.zeros(6)),
+                hermite(times_s, crouch_s, self.leave_s, low, last, np.zeros(6), last_rate),
             )
         sides = self.element.takes_off_from
+        swung: dict[int, FLOATS] = {}
         flat_until_s = max(self.leave_s - _RISE_S, self.touch_s + 0.5 * entry.contact_s)
         feet = {
             side: self._foot_path(
@@ -280,14 +250,17 @@ class Airborne:
             for side in sides
         }
         ankles_m = {side: self._ankle_over(self._pins[side], feet[side], side) for side in sides}
+        for side in {0, 1} - set(sides):
+            feet[side], ankles_m[side], hinge = self._swung(times_s, moved, side)
+            swung = {side: hinge}
         share = ((times_s - self.touch_s) / entry.contact_s)[:, None]
-        hinges = {
+        hinges = swung | {
             side: (1 - share) * self._hinge(self.touch_s, side) + share * self._hinge(self.leave_s, side)
             for side in sides
         }
-        rotations, root_m = self._stand(times_s, moved, feet, ankles_m, hinges)
         on_floor = np.zeros((len(times_s), 2), bool)
         on_floor[:, list(sides)] = True
+        rotations, root_m = self._stand(times_s, moved, feet, ankles_m, hinges, on_floor)
         return rotations, root_m, on_floor
 
     # Landing.
@@ -303,15 +276,16 @@ class Airborne:
         for side in (0, 1):
             if side not in element.lands_on:
                 (stood,) = self._landed.values()
-                across = facing @ np.array([0.0, 0.0, (1 if side == 0 else -1) * 2 * hip_m])
-                spot_m = stood + ahead * element.step_m + across * (1 - abs(float(facing[:, 2] @ ahead)))
+                # Along the way where she looks along it, and beside the other foot, never across it.
+                forward = element.step_m * float(facing[:, 0] @ ahead)
+                spot_m = stood + facing @ np.array([forward, 0.0, (1.2 if side == 0 else -1.2) * hip_m])
                 self._steps[side] = (self.land_s + _STEP_AFTER_S, spot_m)
             elif len(element.lands_on) == 2 and side == element.stumbles_with:
                 self._steps[side] = (self.land_s + 0.42, self._landed[side] + ahead * element.step_m)
         balls_m = [self._steps[side][1] if side in self._steps else self._landed[side] for side in (0, 1)]
         heels = facing @ np.array([0.5 * self.rig.balls_m[0][0], 0.0, 0.0])
         rest_m = np.mean(balls_m, axis=0) - heels
-        apart_m = np.linalg.norm(balls_m[0] - balls_m[1]) / 2
+        apart_m = float(np.linalg.norm(balls_m[0] - balls_m[1])) / 2
         reach_m = np.sqrt(max((0.985 * sum(self.rig.leg_m)) ** 2 - max(apart_m - hip_m, 0) ** 2, 0.1))
         rest_m[1] = reach_m - self.rig.balls_m[0][1]
         self._rest_m = rest_m
@@ -346,6 +320,7 @@ class Airborne:
             else:
                 feet[side] = between(free[:, _FEET[side]], foot, smooth)
                 ankle_m = free_joints_m[:, _ANKLES[side]]
+                ankle_m[:, 1] = np.maximum(ankle_m[:, 1], sole_depth_m(self.rig, side, feet[side]))
             on_floor[:, side] = stands
             if side in self._steps:
                 target_m = self._ankle_over(spot_m, feet[side], side)
@@ -355,7 +330,7 @@ class Airborne:
             ankles_m[side] = ankle_m
             hinge = free[:, PART_NAMES.index(f"{SIDES[side]}_thigh"), :, 2]
             hinges[side] = np.einsum("nba,nb->na", free[:, 0], hinge)
-        rotations, root_m = self._stand(times_s, moved, feet, ankles_m, hinges, lowering=on_floor)
+        rotations, root_m = self._stand(times_s, moved, feet, ankles_m, hinges, on_floor)
         return rotations, root_m, on_floor
 
     # Feet and legs on the floor.
@@ -367,19 +342,28 @@ class Airborne:
         feet: dict[int, FLOATS],
         ankles_m: dict[int, FLOATS],
         hinges: dict[int, FLOATS],
-        lowering: BOOLS | None = None,
+        on_floor: BOOLS,
     ) -> tuple[FLOATS, FLOATS]:
         """Part rotations and mid-hips of a pelvis `moved` (N,6: position, attitude) whose feet are where they are."""
         attitudes, root_m = rotations_of(moved[:, 3:]), moved[:, :3].copy()
         for side, ankle_m in ankles_m.items():
             height_m = reachable_height_m(self.rig, side, attitudes, root_m, ankle_m)
-            limits = np.ones(len(times_s), bool) if lowering is None else lowering[:, side]
+            limits = on_floor[:, side]
             root_m[limits, 1] = np.minimum(root_m[limits, 1], height_m[limits])
         rotations = self._freely_turned(times_s, attitudes)
         for side, ankle_m in ankles_m.items():
             hinge = np.einsum("nab,nb->na", attitudes, hinges[side])
             bend_leg(self.rig, side, rotations, root_m, ankle_m, feet[side], hinge)
         return rotations, root_m
+
+    def _swung(self, times_s: FLOATS, moved: FLOATS, side: int) -> tuple[FLOATS, FLOATS, FLOATS]:
+        """Rotations (N,3,3) and ankles (N,3) of a free foot, kept off the floor, and the knee's axis (N,3)."""
+        free = self._freely_turned(times_s, rotations_of(moved[:, 3:]))
+        foot = free[:, _FEET[side]]
+        ankle_m = joints_of_parts(self.rig, free, moved[:, :3])[:, _ANKLES[side]]
+        ankle_m[:, 1] = np.maximum(ankle_m[:, 1], sole_depth_m(self.rig, side, foot) + _CLEARANCE_M)
+        hinge = free[:, PART_NAMES.index(f"{SIDES[side]}_thigh"), :, 2]
+        return foot, ankle_m, np.einsum("nba,nb->na", free[:, 0], hinge)
 
     def _foot_path(
         self, times_s: FLOATS, knots_s: list[float], rotations: list[FLOATS | None], facing: State | None = None
@@ -409,10 +393,12 @@ class Airborne:
         return state.rotation @ rotations[0], joints_m[0] @ state.rotation.T + state.root_m
 
     def _foot(self, time_s: float, state: State, side: int) -> FLOATS:
-        return self._pose_now(time_s, state)[0][_FEET[side]]
+        foot: FLOATS = self._pose_now(time_s, state)[0][_FEET[side]]
+        return foot
 
     def _ankle_m(self, time_s: float, state: State, side: int) -> FLOATS:
-        return self._pose_now(time_s, state)[1][_ANKLES[side]]
+        ankle_m: FLOATS = self._pose_now(time_s, state)[1][_ANKLES[side]]
+        return ankle_m
 
     def _ball_m(self, time_s: float, state: State, side: int) -> FLOATS:
         """The ball of the foot (3,), put on the floor."""
@@ -422,29 +408,9 @@ class Airborne:
     def _hinge(self, time_s: float, side: int) -> FLOATS:
         """The knee's axis (3,) in the pelvis's frame."""
         rotations, _ = pose(self.rig, self._angles_at(np.array([time_s]))[0])
-        return rotations[0, PART_NAMES.index(f"{SIDES[side]}_thigh"), :, 2]
-
-
-def between(first: FLOATS, second: FLOATS, share: FLOATS) -> FLOATS:
-    """Rotations (N,3,3) the share (N,) of the way from one to the other."""
-    turn = Rotation.from_matrix(np.swapaxes(first, -1, -2) @ second).as_rotvec()
-    matrices: FLOATS = first @ Rotation.from_rotvec(turn * share[:, None]).as_matrix()
-    return matrices
+        axis: FLOATS = rotations[0, PART_NAMES.index(f"{SIDES[side]}_thigh"), :, 2]
+        return axis
 
 
 _FEET = tuple(PART_NAMES.index(f"{side}_foot") for side in SIDES)
 _ANKLES = (3, 6)
-
-
-def _hermite(
-    times_s: FLOATS, start_s: float, end_s: float, first: FLOATS, last: FLOATS, first_rate: FLOATS, last_rate: FLOATS
-) -> FLOATS:
-    span_s = end_s - start_s
-    s = ((times_s - start_s) / span_s)[:, None]
-    curve: FLOATS = (
-        (1 + 2 * s) * (1 - s) ** 2 * first
-        + s * (1 - s) ** 2 * span_s * first_rate
-        + s**2 * (3 - 2 * s) * last
-        + s**2 * (s - 1) * span_s * last_rate
-    )
-    return curve

@@ -129,11 +129,11 @@ class Mesh:
     support: NDArray[np.int64]
 
 
-def part_tree() -> tuple[tuple[str, ...], tuple[int, ...], NDArray[np.int64]]:
-    """The parts' names, each part's parent (-1 for the pelvis), and the part (17,) that each joint is fixed to."""
+def part_tree() -> tuple[tuple[int, ...], NDArray[np.int64]]:
+    """Each part's parent (-1 for the pelvis), and the part (17,) that each joint is fixed to."""
     above = [_PART_BONES[name][1] for name in PART_NAMES]
     parents = tuple(-1 if name is None else PART_NAMES.index(name) for name in above)
-    return PART_NAMES, parents, np.array([PART_NAMES.index(_JOINT_BONES[name][1]) for name in JOINT_NAMES])
+    return parents, np.array([PART_NAMES.index(_JOINT_BONES[name][1]) for name in JOINT_NAMES])
 
 
 def rest_body(shape: Shape) -> RestBody:

@@ -24,6 +24,7 @@ from finephys.skeleton import MIRROR
 FLOATS = NDArray[np.float64]
 
 FPS = 30.0
+_NUM_ATTEMPTS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,18 @@ class Choreography:
 
 
 def choreograph(
-    label: int | str, *, height_m: float | None = None, seed: int = 0, fps: float = FPS, shape: Shape | None = None
+    label: int | str,
+    *,
+    height_m: float | None = None,
+    seed: int = 0,
+    fps: float = FPS,
+    shape: Shape | None = None,
+    max_frames: int | None = None,
 ) -> Choreography:
     """The floor class `label` (gym99 id or name) as one gymnast does it once.
 
     She has the body `shape`, or an average one of height_m (1.35 to 1.70; 1.55 by default). The seed decides how well
-    she does it and on which side; fps only when she is looked at.
+    she does it and on which side; fps only when she is looked at; of more than max_frames the first are left out.
     Raises ValueError on an unknown class, on both a height and a shape, on a height outside 1.35..1.70 and fps <= 0.
     """
     if fps <= 0:
@@ -55,7 +62,7 @@ def choreograph(
     rng = np.random.default_rng([seed, known.label])
     is_mirrored = bool(rng.random() < 0.5)
     performance = _performance(known.label, rig, rng)
-    times_s = np.arange(int(performance.duration_s * fps + 1e-6) + 1) / fps
+    times_s = np.arange(int(performance.duration_s * fps + 1e-6) + 1)[-(max_frames or 0) :] / fps
     posed = performance.at(times_s)
     joints_m = joints_of_parts(rig, posed.rotations, posed.root_m)
     motion = Motion(
@@ -80,4 +87,11 @@ def choreograph(
 def _performance(label: int, rig: Rig, rng: np.random.Generator) -> Airborne | Turning:
     if label in TURNS:
         return Turning(rig, varied_turn(TURNS[label], rng, rig.height_m))
-    return Airborne(rig, varied(ELEMENTS[label], rng, rig.height_m))
+    for attempt in range(_NUM_ATTEMPTS):
+        try:
+            return Airborne(rig, varied(ELEMENTS[label], rng, rig.height_m))
+        except ArithmeticError:
+            # Some timings of a few twisting saltos have no take-off near the guess; another performance has.
+            if attempt == _NUM_ATTEMPTS - 1:
+                raise
+    raise AssertionError

@@ -29,7 +29,7 @@ REFERENCE_HEIGHT_M = 1.55
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """How she comes to the take-off: perhaps out of a flight (the last stride, hurdle or handspring), then on the floor.
+    """How she comes to the take-off: out of a flight (last stride, hurdle, handspring) or not, then on the floor.
 
     shapes: (phase, angles), phase 0..1 over flight_s and 1..2 over contact_s;  lean_deg, pitch_rate: of the pelvis at
     the first touch, positive backward;  forward_mps, sink_mps: of the centre of mass then;  crouch_*: how far she goes
@@ -54,7 +54,7 @@ class Element:
     """One element that flies.
 
     shapes: (share of the flight, angles), from take-off to touchdown;  landing_shapes: likewise afterwards;
-    somersaults: positive backward;  twists: positive to the left, turns of a leap likewise;  forward_mps: of the flight;
+    somersaults: positive backward;  twists: positive to the left, as turns of a leap;  forward_mps: of the flight;
     lean_deg, landing_lean_deg: of the pelvis at its ends, positive away from where she faced at the take-off;
     step_m: how far ahead the second foot, or the foot that stumbles, comes down.
     """
@@ -73,8 +73,6 @@ class Element:
     landing_lean_deg: float = 0.0
     step_m: float = 0.0
     stumbles_with: int | None = None
-    # Added to the first guess of the take-off's angular momentum, kg m^2/s.
-    guess_correction: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
 # Key shapes.
@@ -97,6 +95,7 @@ _STRAIGHT_UP = body_shape(hip=-6, knee=4, point=66, chest_flex=-6, **_ARMS_UP)
 _HOLLOW = body_shape(hip=14, knee=5, point=66, chest_flex=14, arm=100, out=25)
 _TWISTING = body_shape(hip=2, knee=3, point=68, chest_flex=2, **_WRAPPED)
 _PUCK = body_shape(hip=62, knee=78, point=60, chest_flex=18, **_WRAPPED)
+_OPEN_PIKE = body_shape(hip=66, knee=3, point=66, chest_flex=12, **_WRAPPED)
 _OPENED = body_shape(hip=10, knee=6, point=60, chest_flex=4, arm=40, out=78, elbow=10)
 
 _SPLIT_RIGHT = body_shape(
@@ -120,7 +119,7 @@ _FROM_STAND = Entry(
     crouch_lean_deg=-22,
 )
 _STRIDE_START = body_shape(
-    right_hip=-28, right_knee=22, right_point=60, left_hip=48, left_knee=52, left_point=25,
+    right_hip=-30, right_knee=36, right_point=60, left_hip=48, left_knee=52, left_point=25,
     arm=0, out=35, right_arm=35, left_arm=-30, elbow=20,
 )  # fmt: skip
 _STRIDE_TOUCH = body_shape(
@@ -133,7 +132,7 @@ _STRIDE = Entry(
     shapes=((0.0, _STRIDE_START), (1.0, _STRIDE_TOUCH)),
     lean_deg=6,
     forward_mps=2.9,
-    sink_mps=-0.9,
+    sink_mps=-1.25,
 )
 _HURDLE = Entry(
     flight_s=0.24,
@@ -145,7 +144,7 @@ _HURDLE = Entry(
     ),
     lean_deg=10,
     forward_mps=3.6,
-    sink_mps=-1.5,
+    sink_mps=-1.9,
 )
 _SNAP_DOWN = Entry(
     flight_s=0.17,
@@ -163,12 +162,13 @@ _AERIAL_STRIDE = replace(
     _STRIDE,
     contact_s=0.27,
     shapes=(
-        (0.0, body_shape(_STRIDE_START, arm=150, out=15)),
+        (0.0, body_shape(_STRIDE_START, right_hip=-34, right_knee=55, arm=150, out=15)),
         (1.0, body_shape(_STRIDE_TOUCH, arm=140, out=15, left_hip=42)),
         (1.45, body_shape(right_hip=-40, right_knee=15, right_point=60, left_hip=70, left_knee=30, left_point=10,
                           chest_flex=40, arm=60, out=40)),
     ),
     forward_mps=2.2,
+    sink_mps=-1.6,
 )  # fmt: skip
 
 
@@ -198,12 +198,10 @@ def _leap(takeoff: FLOATS, *shapes: tuple[float, FLOATS], lands_on: int, **chang
 _SWING_TAKEOFF = body_shape(
     right_hip=62, right_knee=12, right_point=66, left_hip=-22, left_knee=7, left_point=64, arm=30, out=60
 )
-_SWUNG = body_shape(
-    right_hip=78, right_knee=3, right_point=68, left_hip=-34, left_knee=6, left_point=68, **_ARMS_SIDE
-)
+_SWUNG = body_shape(right_hip=78, right_knee=3, right_point=68, left_hip=-34, left_knee=6, left_point=68, **_ARMS_SIDE)
 _EXCHANGE = body_shape(right_hip=5, left_hip=22, knee=12, point=66, **_ARMS_SIDE)
 _RING = body_shape(
-    left_hip=80, left_knee=3, right_hip=-72, right_knee=88, point=68, chest_flex=-48, head_flex=-58, arm=140, out=30
+    left_hip=106, left_knee=3, right_hip=-66, right_knee=98, point=68, chest_flex=-48, head_flex=-58, arm=140, out=30
 )
 
 
@@ -220,6 +218,17 @@ def _split_leap(**changes: object) -> Element:
         _SWING_TAKEOFF, (0.34, _SPLIT_RIGHT), (0.6, _SPLIT_RIGHT),
         (0.84, body_shape(_SPLIT_RIGHT, right_hip=52, left_hip=-50)),
         lands_on=RIGHT, **changes,
+    )  # fmt: skip
+
+
+def _turned_split_leap() -> Element:
+    """Arms overhead, which is how so many turns fit into a leap, and less time in the split."""
+    split = body_shape(_SPLIT_RIGHT, **_ARMS_UP)
+    takeoff = body_shape(_SWING_TAKEOFF, right_hip=45, **_ARMS_UP)
+    closing = body_shape(split, right_hip=25, left_hip=-25)
+    return _leap(
+        takeoff, (0.33, split), (0.54, split), (0.78, closing),
+        lands_on=RIGHT, twists=1.5, forward_mps=1.4, flight_s=0.61, step_m=0.25,
     )  # fmt: skip
 
 
@@ -255,9 +264,7 @@ def _salto_forward(*shapes: tuple[float, FLOATS], twists: float = 0.0, count: in
     return _salto(_HURDLE, -1, shapes, twists, count, **{"forward_mps": 2.6, "lean_deg": -4, **changes})
 
 
-def _salto(
-    entry: Entry, sign: int, shapes: Keys, twists: float, count: int, **changes: object
-) -> Element:
+def _salto(entry: Entry, sign: int, shapes: Keys, twists: float, count: int, **changes: object) -> Element:
     """Lands a little short of upright, on feet that are ahead of her on her way, wherever her twists make her look."""
     faces_way = (sign < 0) == (round(2 * twists) % 2 == 0)
     touchdown = body_shape(_LANDING, hip=30, knee=26, point=22, chest_flex=18) if faces_way else _LANDING
@@ -282,12 +289,12 @@ def _twisted(forward: bool, twists: float) -> Element:
     return salto(*shapes, twists=twists, flight_s=0.79 + 0.03 * twists)
 
 
-def _double(shape: FLOATS, twists: float = 0.0) -> Element:
+def _double(shape: FLOATS, twists: float = 0.0, open_: FLOATS = _PUCK) -> Element:
     if twists == 0:
         keys: Keys = ((0.1, _STRAIGHT_UP), (0.26, shape), (0.78, shape), (0.91, _OPENED))
     elif twists == 1:
         # The twist in the first somersault, open; then the shape.
-        keys = ((0.08, _HOLLOW), (0.18, _PUCK), (0.42, _PUCK), (0.58, shape), (0.8, shape), (0.92, _OPENED))
+        keys = ((0.07, _HOLLOW), (0.15, open_), (0.4, open_), (0.68, shape), (0.82, shape), (0.93, _OPENED))
     else:
         keys = ((0.08, _HOLLOW), (0.18, _PUCK), (0.76, _PUCK), (0.92, _OPENED))
     return _salto_back(*keys, twists=twists, count=2, flight_s=1.02 + 0.02 * twists)
@@ -333,7 +340,7 @@ ELEMENTS: Mapping[int, Element] = {
     6: _switch(_SPLIT_LEFT, twists=0.5, forward_mps=1.7, step_m=0.3),
     7: _switch(_SPLIT_LEFT, twists=1.0, forward_mps=1.5, flight_s=0.6, step_m=0.3),
     8: _split_leap(twists=1.0, forward_mps=1.6, step_m=0.3),
-    9: _split_leap(twists=1.5, forward_mps=1.4, flight_s=0.61, step_m=0.25),
+    9: _turned_split_leap(),
     10: _switch(_SPLIT_LEFT),
     11: _jump((0.4, _SPLIT_RIGHT), (0.58, _SPLIT_RIGHT), twists=1.0),
     12: _jump((0.36, _SPLIT_RIGHT), (0.6, _SPLIT_RIGHT)),
@@ -356,7 +363,7 @@ ELEMENTS: Mapping[int, Element] = {
     36: _double(_TUCK, 2),
     37: _double(_TUCK, 1),
     38: _double(_TUCK),
-    39: _double(_PIKE, 1),
+    39: _double(_PIKE, 1, _OPEN_PIKE),
     40: _double(_PIKE),
 }
 

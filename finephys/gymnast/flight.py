@@ -27,7 +27,8 @@ GRAVITY_MPS2 = np.array([0.0, -STANDARD_GRAVITY, 0.0])
 _STEP_S = 1 / 240
 # For the derivative along the angles' own rates: the error is of its square.
 _NUDGE_S = 1e-4
-_MAX_ITERATIONS = 40
+_MAX_ITERATIONS = 30
+_NUDGE_MOMENTUM = 1e-5
 _MAX_ERROR_RAD = 1e-6
 # Newton must not jump to another number of twists.
 _MAX_CORRECTION_RAD = 0.6
@@ -58,7 +59,7 @@ class Flight:
         self.start_s, self.end_s = start_s, end_s
         self._num_steps = max(2, int(np.ceil(abs(end_s - start_s) / _STEP_S)))
         self._step_s = (end_s - start_s) / self._num_steps
-        halves_s = start_s + 0.5 * self._step_s * np.arange(2 * self._num_steps + 1)
+        halves_s = np.linspace(start_s, end_s, 2 * self._num_steps + 1)
         self._halves = self._dynamics(halves_s)
         self._nodes: FLOATS = np.empty(0)
         self.momentum: FLOATS = np.zeros(3)
@@ -99,29 +100,53 @@ class Flight:
         end: FLOATS = self._nodes[-1]
         return end
 
-    def solve(self, rotation: FLOATS, wanted: FLOATS, momentum: FLOATS, *, is_planar: bool = False) -> None:
-        """Find the angular momentum, from a first guess, that turns attitude `rotation` into `wanted` (3,3), and throw.
+    def solve(self, rotation: FLOATS, wanted: FLOATS, momentum: FLOATS, *, is_planar: bool = False) -> float:
+        """Turn attitude `rotation` into `wanted` (3,3): find the angular momentum, from a first guess, and throw.
 
         is_planar: only its size is sought. A symmetric body that somersaults about its middle moment of inertia, as a
         stretched one does, is unstable, and the other components would only be noise.
-        Raises ArithmeticError where Newton's method finds none near the guess.
+        Levenberg's and Marquardt's damping. Returns the angle that is left, at most pi, radians.
         """
         scale = np.linalg.norm(momentum) + 1.0
         axes = momentum[None] / np.linalg.norm(momentum) if is_planar else np.eye(3)
+        nudges = _NUDGE_MOMENTUM * scale * axes
+        damping = 1e-3
+        best: tuple[float, FLOATS, FLOATS, FLOATS] = (np.inf, momentum, np.empty(0), np.empty(0))
         for _ in range(_MAX_ITERATIONS):
-            nudges = 1e-5 * scale * axes
             ends = self._integrate(rotation, np.concatenate([momentum[None], momentum + nudges]))[-1]
-            errors = Rotation.from_matrix(wanted.T @ ends).as_rotvec()
-            error = errors[0]
-            if np.linalg.norm(error) < _MAX_ERROR_RAD:
-                self.throw(rotation, momentum)
-                return
-            jacobian = Rotation.from_matrix(ends[0].T @ ends[1:]).as_rotvec().T / (1e-5 * scale)
-            goal = -error * min(1.0, _MAX_CORRECTION_RAD / np.linalg.norm(error))
+            error = Rotation.from_matrix(wanted.T @ ends[0]).as_rotvec()
+            jacobian = Rotation.from_matrix(ends[0].T @ ends[1:]).as_rotvec().T / (_NUDGE_MOMENTUM * scale)
+            size = float(np.linalg.norm(jacobian.T @ error)) if is_planar else float(np.linalg.norm(error))
+            if size < best[0]:
+                best, damping = (size, momentum, error, jacobian), damping / 5
+            else:
+                damping *= 4
+            if best[0] < _MAX_ERROR_RAD:
+                break
+            _, momentum, error, jacobian = best
             square = jacobian.T @ jacobian
-            damping = 1e-4 * np.trace(square) * min(1.0, np.linalg.norm(error)) * np.eye(len(axes))
-            momentum = momentum + np.linalg.solve(square + damping, jacobian.T @ goal) @ axes
-        raise ArithmeticError(f"no take-off found: {np.degrees(np.linalg.norm(error)):.1f} degrees are left")
+            goal = -error * min(1.0, _MAX_CORRECTION_RAD / float(np.linalg.norm(error)))
+            move = np.linalg.solve(square + damping * np.diag(np.diag(square)), jacobian.T @ goal)
+            momentum = momentum + move @ axes
+        self.throw(rotation, best[1])
+        return float(np.linalg.norm(best[2]))
+
+    def counts(self, *, is_upright: bool) -> tuple[float, float]:
+        """Somersaults about the angular momentum and twists about the body's length of the throw, signed.
+
+        is_upright: she does not go over; then there are turns to the left alone. Of an axisymmetric body that ends as
+        upright as it began both are what the names say.
+        """
+        length, towards = self._nodes[:, :, 1], self.momentum / (np.linalg.norm(self.momentum) + 1e-12)
+        inverse, momentum = self._halves.inertia_inverse[::2], self._halves.momentum[::2]
+        spin = np.einsum("nab,nb->na", inverse, self.momentum @ self._nodes - momentum)
+        twist = float(np.trapezoid(spin[:, 1], dx=self._step_s)) / (2 * np.pi)
+        if is_upright:
+            return 0.0, twist
+        across = length - (length @ towards)[:, None] * towards
+        sweep = np.cross(across[:-1], across[1:]) @ towards
+        somersault = float(np.arctan2(sweep, (across[:-1] * across[1:]).sum(-1)).sum()) / (2 * np.pi)
+        return somersault, twist - somersault * float((length @ towards).mean())
 
     def attitudes(self, times_s: FLOATS) -> FLOATS:
         """Pelvis rotations (N,3,3) at times (N,) of the flight, of the throw."""

@@ -65,14 +65,12 @@ class Rig:
 def rig_of(shape: Shape) -> Rig:
     """The rig of a body; remembered."""
     body = rest_body(shape)
-    names, parents, joint_parts = part_tree()
+    parents, joint_parts = part_tree()
     offsets_m = np.zeros((NUM_PARTS, 3))
     for part, parent in enumerate(parents):
         if parent >= 0:
             offsets_m[part] = body.alignment[parent] @ (body.anchors_m[part] - body.anchors_m[parent])
-    joint_offsets_m = np.einsum(
-        "jab,jb->ja", body.alignment[joint_parts], body.joints_m - body.anchors_m[joint_parts]
-    )
+    joint_offsets_m = np.einsum("jab,jb->ja", body.alignment[joint_parts], body.joints_m - body.anchors_m[joint_parts])
     soles = tuple(_sole(body, f"{side}_foot") for side in SIDES)
     height_m = float(np.ptp(body.vertices_m[:, 1]))
     without_mass = Rig(

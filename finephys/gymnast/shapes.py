@@ -55,7 +55,7 @@ LOWEST = np.radians([limits_of(name)[0] for name in ANGLE_NAMES])
 HIGHEST = np.radians([limits_of(name)[1] for name in ANGLE_NAMES])
 
 
-def body_shape(base: FLOATS | None = None, **degrees: float) -> FLOATS:
+def body_shape(base: FLOATS | None = None, /, **degrees: float) -> FLOATS:
     """Angles (24,) radians: `base` (or standing) with some changed, in degrees.
 
     A limb's angle without "right_" or "left_" before its name goes to both sides.
@@ -85,14 +85,16 @@ def local_rotations(angles: FLOATS) -> FLOATS:
     for side, sign in (("right", -1.0), ("left", 1.0)):
 
         def of(name: str, side: str = side) -> FLOATS:
-            return angle[f"{side}_{name}"]
+            values: FLOATS = angle[f"{side}_{name}"]
+            return values
 
         local[f"{side}_thigh"] = _ball(of("hip"), sign * of("open"), sign * of("turnout"))
         local[f"{side}_shin"] = _ball(-of("knee"), zero, zero)
         local[f"{side}_foot"] = _ball(-of("point"), zero, zero)
         local[f"{side}_upper_arm"] = _ball(of("arm"), sign * of("out"), -sign * of("arm_in"))
         local[f"{side}_forearm"] = _ball(of("elbow"), zero, zero)
-    return np.stack([local[name] for name in PART_NAMES], 1)
+    rotations: FLOATS = np.stack([local[name] for name in PART_NAMES], 1)
+    return rotations
 
 
 def angles_of(local: FLOATS) -> FLOATS:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 from scipy.spatial.transform import Rotation
 
-from finephys.gymnast.airborne import Posed, between, rotations_of
+from finephys.gymnast.attitude import Posed, between, rotations_of
 from finephys.gymnast.elements import REFERENCE_HEIGHT_M
 from finephys.gymnast.mocap import PART_NAMES
 from finephys.gymnast.rig import (
@@ -79,7 +79,7 @@ _SPLIT = body_shape(
     right_arm=158, right_out=4, left_arm=160, left_out=20, elbow=10,
 )  # fmt: skip
 _TUCK_STAND = body_shape(
-    left_hip=118, left_knee=146, right_hip=84, right_knee=5, right_point=62, chest_flex=34, arm=74, out=28, elbow=8
+    left_hip=118, left_knee=146, right_hip=102, right_knee=5, right_point=62, chest_flex=34, arm=74, out=28, elbow=8
 )
 
 TURNS: Mapping[int, Turn] = {
@@ -173,14 +173,13 @@ class Turning:
                 root_m[:, 1], reachable_height_m(self.rig, _SUPPORT, pelvis, root_m, support_ankle_m)
             )
             rotations = free.copy()
-            bend_leg(
-                self.rig, _SUPPORT, rotations, root_m, support_ankle_m, support_foot, self._hinge(free, _SUPPORT)
-            )
+            bend_leg(self.rig, _SUPPORT, rotations, root_m, support_ankle_m, support_foot, self._hinge(free, _SUPPORT))
             # The free foot between where its angles put it and its spot on the floor.
             ankle_m = joints_of_parts(self.rig, rotations, root_m)[:, _ANKLE[_FREE]]
             foot = between(free[:, _FOOT[_FREE]], flat, planted)
             on_spot_m = self._ankle_over(spot_m, foot, _FREE)
             ankle_m = ankle_m + planted[:, None] * (on_spot_m - ankle_m)
+            ankle_m[:, 1] = np.maximum(ankle_m[:, 1], sole_depth_m(self.rig, _FREE, foot))
             bend_leg(self.rig, _FREE, rotations, root_m, ankle_m, foot, self._hinge(free, _FREE))
             centre_m = centre_of_mass(self.rig, joints_of_parts(self.rig, rotations, root_m))
             off_m = target_m - centre_m
@@ -243,4 +242,3 @@ def _about_y(angle: FLOATS) -> FLOATS:
 def _about_z(angle: FLOATS) -> FLOATS:
     matrices: FLOATS = Rotation.from_rotvec(angle[:, None] * [0.0, 0.0, 1.0]).as_matrix()
     return matrices
-
