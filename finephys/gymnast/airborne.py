@@ -22,6 +22,7 @@ from finephys.gymnast.rig import (
     SIDES,
     Rig,
     bend_leg,
+    centre_of_mass,
     chain,
     joints_of_parts,
     pose,
@@ -35,14 +36,21 @@ BOOLS = NDArray[np.bool_]
 
 _FLATTEN_S = 0.09  # from toes to the whole sole on landing
 _RISE_S = 0.10  # from the whole sole to toes before a take-off
-# Rate at which a landing comes to rest: a fall at 4 m/s is caught within 0.17 m.
-_LANDING_RATE = 8.5
+# Rate at which a landing comes to rest: a fall at 4 m/s is caught within 0.15 m.
+_LANDING_RATE = 10.0
 _STEP_AFTER_S = 0.30
-# Tried one after the other on the guess of a take-off (cartwheel, twist, somersault).
-_CORRECTIONS = tuple(
-    np.array([1.0, twist, somersault]) for somersault in (1.0, 0.93, 1.08) for twist in (1.0, 0.85, 1.15, 0.7, 1.35)
+# Factors on the guess of a take-off's angular momentum (cartwheel, twist, somersault) that are looked at.
+_CORRECTIONS = np.array(
+    [
+        [1.0, twist, somersault]
+        for somersault in (1.0, 0.94, 1.06)
+        for twist in (1.0, 0.94, 1.06, 0.88, 1.13, 0.8, 1.22, 0.72, 1.34)
+    ]
 )
+_NUM_TRIES = 6
+_MAX_MISCOUNT = 0.3
 _MAX_LEFT_RAD = 1e-3
+_NUM_MATCHES = 6
 _STUMBLE_S = 0.16
 _STEP_LIFT_M = 0.06
 _CLEARANCE_M = 0.01
@@ -58,6 +66,7 @@ class Airborne:
         self._throw()
         self._arrive()
         self._land()
+        self._match_velocities()
 
     def at(self, times_s: FLOATS) -> Posed:
         """The performance at times (N,)."""
@@ -108,24 +117,7 @@ class Airborne:
         start = rotations_of(np.radians([[0.0, element.lean_deg, 0.0]]))[0]
         end = Rotation.from_euler("ZY", [element.landing_lean_deg, 360 * element.twists], degrees=True).as_matrix()
         self.flight = Flight(self.rig, self._angles_at, self.leave_s, self.land_s)
-        axis = np.array([0.0, 0.0, 1.0])
-        # A whole somersault less what take-off and landing lean.
-        turned = element.somersaults + (element.landing_lean_deg - element.lean_deg) / 360
-        guess = self.flight.guess(turned, element.twists, axis)
-        is_planar = element.somersaults != 0 and element.twists == 0 and len(element.takes_off_from) == 2
-        for correction in _CORRECTIONS:
-            left = self.flight.solve(start, end, guess * correction, is_planar=is_planar)
-            somersaults, twists = self.flight.counts(is_upright=element.somersaults == 0)
-            is_counted = abs(twists - element.twists) < 0.4 and (
-                element.somersaults == 0 or abs(somersaults - abs(turned)) < 0.4
-            )
-            if left < _MAX_LEFT_RAD and is_counted:
-                break
-        else:
-            raise ArithmeticError(
-                f"no take-off found: {np.degrees(left):.1f} degrees are left after {somersaults:.2f} somersaults and "
-                f"{twists:.2f} twists, wanted {turned:.2f} and {element.twists:.2f}"
-            )
+        self._solve(start, end)
         ends = np.array([self.leave_s, self.land_s])
         attitudes = self.flight.attitudes(ends)
         shifts_m = -np.einsum("nab,nb->na", attitudes, self.flight.centre_in_pelvis(ends))
@@ -138,6 +130,30 @@ class Airborne:
         self._velocity_mps = np.array([element.forward_mps, up_mps, 0.0])
         self.leaving = self._state(self.leave_s, attitudes[0])
         self.landing = self._state(self.land_s, attitudes[1])
+
+    def _solve(self, start: FLOATS, end: FLOATS) -> None:
+        """Find the throw: from the guesses that count right, or nearly, Newton's method goes on, the nearest first."""
+        element = self.element
+        is_upright = element.somersaults == 0
+        is_planar = not is_upright and element.twists == 0 and len(element.takes_off_from) == 2
+        # A whole somersault less what take-off and landing lean.
+        turned = element.somersaults + (element.landing_lean_deg - element.lean_deg) / 360
+        guess = self.flight.guess(turned, element.twists, np.array([0.0, 0.0, 1.0]))
+
+        def miscounted(momenta: FLOATS) -> tuple[FLOATS, FLOATS]:
+            ends, somersaults, twists = self.flight.tries(start, momenta, is_upright=is_upright)
+            left = Rotation.from_matrix(end.T @ ends).magnitude()
+            missed = np.abs(twists - element.twists)
+            return left, missed if is_upright else np.maximum(missed, np.abs(somersaults - turned))
+
+        guesses = guess * (_CORRECTIONS[:1] if is_planar else _CORRECTIONS)
+        left, missed = miscounted(guesses)
+        for momentum in guesses[np.argsort(left + 4 * missed)[:_NUM_TRIES]]:
+            remaining = self.flight.solve(start, end, momentum, is_planar=is_planar)
+            _, missed = miscounted(self.flight.momentum[None])
+            if remaining < _MAX_LEFT_RAD and missed[0] < _MAX_MISCOUNT:
+                return
+        raise ArithmeticError(f"no take-off found: {np.degrees(remaining):.1f} degrees are left, {missed[0]:.2f} turns")
 
     def _heights_on_toes(self, times_s: FLOATS, attitudes: FLOATS, feet: tuple[tuple[int, ...], ...]) -> FLOATS:
         """Heights (N,) of the mid-hip at which the given feet just touch the floor."""
@@ -226,8 +242,8 @@ class Airborne:
         touching, leaving = self.touching, self.leaving
         first = np.concatenate([touching.root_m, touching.attitude])
         last = np.concatenate([leaving.root_m, leaving.attitude])
-        first_rate = np.concatenate([touching.velocity_mps, touching.rates])
-        last_rate = np.concatenate([leaving.velocity_mps, leaving.rates])
+        first_rate = np.concatenate([self._touch_mps, touching.rates])
+        last_rate = np.concatenate([self._push_mps, leaving.rates])
         crouch_s = self.touch_s + entry.crouch_share * entry.contact_s
         moved = hermite(times_s, self.touch_s, self.leave_s, first, last, first_rate, last_rate)
         if entry.crouch_share > 0:
@@ -294,7 +310,7 @@ class Airborne:
         landing, after_s = self.landing, times_s - self.land_s
         rest = np.concatenate([self._rest_m, [landing.attitude[0], 0.0, 0.0]])
         first = np.concatenate([landing.root_m, landing.attitude])
-        rate = np.concatenate([landing.velocity_mps, landing.rates])
+        rate = np.concatenate([self._catch_mps, landing.rates])
         k = _LANDING_RATE
         # A critically damped spring.
         moved = rest + (first - rest + (rate + k * (first - rest)) * after_s[:, None]) * np.exp(-k * after_s)[:, None]
@@ -334,6 +350,30 @@ class Airborne:
         return rotations, root_m, on_floor
 
     # Feet and legs on the floor.
+
+    def _match_velocities(self) -> None:
+        """Choose how fast the mid-hip leaves the floor and comes onto it so that the centre of mass has no jolt.
+
+        The legs stand still on the floor and fly with the body a moment later: with the flight's own velocity at the
+        mid-hip the centre of mass would jump by metres a second, which would want an infinite force.
+        """
+        self._push_mps, self._catch_mps = self.leaving.velocity_mps, self.landing.velocity_mps
+        self._touch_mps = self.touching.velocity_mps
+        fall_mps = GRAVITY_MPS2 * self.element.flight_s
+        for _ in range(_NUM_MATCHES):
+            pushed = self._centre_velocity(np.array([self.leave_s - 2e-4, self.leave_s]))
+            caught = self._centre_velocity(np.array([self.land_s, self.land_s + 2e-4]))
+            if self.touch_s > 0:
+                touched = self._centre_velocity(np.array([self.touch_s, self.touch_s + 2e-4]))
+                self._touch_mps = self._touch_mps + 0.8 * (self._entry_velocity_mps - touched)
+            self._push_mps = self._push_mps + 0.8 * (self._velocity_mps - pushed)
+            self._catch_mps = self._catch_mps + 0.8 * (self._velocity_mps + fall_mps - caught)
+
+    def _centre_velocity(self, times_s: FLOATS) -> FLOATS:
+        posed = self.at(times_s)
+        centre_m = centre_of_mass(self.rig, joints_of_parts(self.rig, posed.rotations, posed.root_m))
+        velocity_mps: FLOATS = (centre_m[1] - centre_m[0]) / (times_s[1] - times_s[0])
+        return velocity_mps
 
     def _stand(
         self,

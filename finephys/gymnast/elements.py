@@ -84,7 +84,7 @@ _ARMS_SIDE = {"arm": 10.0, "out": 84.0, "elbow": 4.0}
 _ARMS_UP = {"arm": 165.0, "out": 10.0, "elbow": 5.0}
 _WRAPPED = {"arm": 35.0, "out": 2.0, "arm_in": 50.0, "elbow": 125.0}
 
-_RISING = body_shape(hip=-4, knee=8, point=62, arm=120, out=25, chest_flex=-4)
+_RISING = body_shape(hip=6, knee=20, point=62, arm=120, out=25, chest_flex=-4)
 _LANDING = body_shape(hip=42, knee=34, point=22, chest_flex=14, arm=45, out=40)
 _CROUCHED = body_shape(hip=55, knee=60, chest_flex=24, arm=60, out=45)
 
@@ -196,7 +196,7 @@ def _leap(takeoff: FLOATS, *shapes: tuple[float, FLOATS], lands_on: int, **chang
 
 
 _SWING_TAKEOFF = body_shape(
-    right_hip=62, right_knee=12, right_point=66, left_hip=-22, left_knee=7, left_point=64, arm=30, out=60
+    right_hip=62, right_knee=12, right_point=66, left_hip=-16, left_knee=17, left_point=46, arm=30, out=60
 )
 _SWUNG = body_shape(right_hip=78, right_knee=3, right_point=68, left_hip=-34, left_knee=6, left_point=68, **_ARMS_SIDE)
 _EXCHANGE = body_shape(right_hip=5, left_hip=22, knee=12, point=66, **_ARMS_SIDE)

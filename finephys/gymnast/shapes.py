@@ -26,7 +26,9 @@ NUM_ANGLES = len(ANGLE_NAMES)
 # Lowest and highest, degrees. Ordinary people's: hip -30..120, abduction 45, knee 0..145, ankle -20..50, shoulder
 # -60..180, elbow 0..150 (Norkin and White, Measurement of Joint Motion, after the AAOS). Gymnasts': the Code of Points
 # (FIG, women's artistic gymnastics) wants leaps of 180 degrees and more, ring positions with the foot at the head and
-# standing splits, so hips and spine get the room that those need, and pointed toes 80.
+# standing splits, so hips and spine get the room that those need, and pointed toes 80. Under the body's weight ankles
+# bend further than lying: up to 50 in lunges (Konor et al., Int. J. Sports Phys. Ther. 7, 2012). Arms beyond sideways
+# are arms raised forward.
 ANGLE_LIMITS_DEG: dict[str, tuple[float, float]] = {
     "chest_flex": (-75, 75),
     "chest_side": (-35, 35),
@@ -35,12 +37,12 @@ ANGLE_LIMITS_DEG: dict[str, tuple[float, float]] = {
     "head_side": (-40, 40),
     "head_turn": (-80, 80),
     "hip": (-85, 170),
-    "open": (-30, 92),
+    "open": (-30, 88),
     "turnout": (-55, 80),
     "knee": (0, 155),
-    "point": (-30, 80),
+    "point": (-50, 80),
     "arm": (-65, 190),
-    "out": (-50, 180),
+    "out": (-50, 88),
     "arm_in": (-95, 95),
     "elbow": (0, 150),
 }

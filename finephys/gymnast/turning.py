@@ -34,7 +34,8 @@ from finephys.gymnast.shapes import ANGLE_NAMES, HIGHEST, LOWEST, body_shape, lo
 FLOATS = NDArray[np.float64]
 
 _FREE, _SUPPORT = 0, 1
-_PUSH_S, _CATCH_S = 0.16, 0.20
+_PUSH_S = 0.16
+_CATCH_SHARE = 0.5
 # The share of a spin in which she speeds up, and in which she slows down.
 _RAMP = 0.22
 _ANKLE = {_FREE: 3, _SUPPORT: 6}
@@ -84,12 +85,12 @@ _TUCK_STAND = body_shape(
 
 TURNS: Mapping[int, Turn] = {
     17: Turn(
-        num_turns=2, spinning=_SPLIT, ready=_READY, stopped=_STOPPED, prepare_s=0.62, raise_s=0.4, spin_s=1.15,
-        stop_s=0.4, rise_deg=38, lean_deg=16,
+        num_turns=2, spinning=_SPLIT, ready=_READY, stopped=_STOPPED, prepare_s=0.45, raise_s=0.36, spin_s=0.95,
+        stop_s=0.58, rise_deg=38, lean_deg=16,
     ),
     18: Turn(
         num_turns=2, spinning=_TUCK_STAND, ready=_READY, stopped=_STOPPED, prepare_s=0.55, raise_s=0.36, spin_s=1.1,
-        stop_s=0.5, rise_deg=26, lean_deg=-18,
+        stop_s=0.5, rise_deg=58, lean_deg=-18,
     ),
     19: Turn(
         num_turns=3, spinning=_PASSE, ready=_READY, stopped=_STOPPED, prepare_s=0.4, spin_s=1.4, stop_s=0.36
@@ -135,10 +136,10 @@ class Turning:
         self.duration_s = self.stop_s + turn.stop_s
         # The free foot leaves in time to be up when the spin needs it, and comes down when it is over.
         self.lift_s = self.spin_s - turn.raise_s
-        self.catch_s = self.stop_s + 0.05
-        knots_s = (0.0, 0.6 * self.lift_s, self.spin_s + 0.1 * turn.spin_s, self.stop_s, self.duration_s)
+        self.catch_s = self.stop_s + 0.45 * turn.stop_s
+        knots_s = (0.0, self.lift_s, self.spin_s + 0.1 * turn.spin_s, self.stop_s, self.duration_s)
         if turn.raise_s > 0.3:
-            knots_s = (0.0, 0.6 * self.lift_s, self.spin_s, self.stop_s, self.duration_s)
+            knots_s = (0.0, self.lift_s, self.spin_s, self.stop_s, self.duration_s)
         shapes = (turn.ready, turn.ready, turn.spinning, turn.spinning, turn.stopped)
         self._angles = PchipInterpolator(knots_s, np.stack(shapes), axis=0)
         self._up = PchipInterpolator(knots_s, [0.0, 0.0, 1.0, 1.0, 0.0])
@@ -203,7 +204,7 @@ class Turning:
     def _free_foot(self, times_s: FLOATS) -> tuple[FLOATS, FLOATS, FLOATS]:
         """How far it stands on its spot (N,), 0..1; the spot (N,3); and where its toes point there, yaw (N,)."""
         leaving = np.clip((times_s - self.lift_s) / _PUSH_S, 0, 1)
-        landing = np.clip((times_s - self.catch_s) / _CATCH_S, 0, 1)
+        landing = np.clip((times_s - self.catch_s) / (_CATCH_SHARE * self.turn.stop_s), 0, 1)
         planted = 1 - leaving**2 * (3 - 2 * leaving) + landing**2 * (3 - 2 * landing)
         is_after = times_s > 0.5 * (self.spin_s + self.stop_s)
         spot_m = np.where(is_after[:, None], self._spots_m[1], self._spots_m[0])
