@@ -24,7 +24,7 @@ from finephys.generation.driving import choose_clips, clip_of_video, clips_by_id
 from finephys.generation.manifest import CLIPS_FOLDER, is_done, publish, read_manifest
 from finephys.generation.requests import GenerationRequest, OutputFormat, ReferenceName, pipeline_sha256, sha256_of
 from finephys.generation.table import index_driving, read_table, recipe_table
-from finephys.gymnast.motions import prompt_for
+from finephys.gymnast.motions import motion_name, prompt_for
 
 # Nothing may be looked up on a model hub: the pipeline folder is all there is.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -50,7 +50,7 @@ SHOWN_SETTINGS = (
 class GenerateConfig:
     # Folder of a trained pipeline (jobs/train.py writes one).
     pipeline: Path = Path("finephys/assets/pipeline")
-    # Class to generate, such as backflip; its prompt is made from it.
+    # Class to generate, such as "switch leap" or its gym99 id 10; its prompt is made from it.
     action_class: Annotated[str | None, tyro.conf.arg(name="class")] = None
     # Prompt to generate from, instead of a class. Without either, a clip's own prompt.
     prompt: str | None = None
@@ -200,7 +200,8 @@ def driving_clips(config: GenerateConfig, prompt: str | None) -> list[Clip]:
     clips = read_clips(config.data)
     if config.clip:
         return clips_by_id(clips, config.clip, config.data)
-    return choose_clips(clips, config.split, config.num_clips, label_name=config.action_class, data=config.data)
+    label_name = None if config.action_class is None else motion_name(config.action_class)
+    return choose_clips(clips, config.split, config.num_clips, label_name=label_name, data=config.data)
 
 
 def generate(config: GenerateConfig, pending: list[Job]) -> list[dict[str, str]]:

@@ -129,6 +129,13 @@ class Mesh:
     support: NDArray[np.int64]
 
 
+def part_tree() -> tuple[tuple[int, ...], NDArray[np.int64]]:
+    """Each part's parent (-1 for the pelvis), and the part (17,) that each joint is fixed to."""
+    above = [_PART_BONES[name][1] for name in PART_NAMES]
+    parents = tuple(-1 if name is None else PART_NAMES.index(name) for name in above)
+    return parents, np.array([PART_NAMES.index(_JOINT_BONES[name][1]) for name in JOINT_NAMES])
+
+
 def rest_body(shape: Shape) -> RestBody:
     """The body of this shape at rest; the last few hundred are remembered. Takes tens of milliseconds otherwise."""
     return _rest_body(shape)
@@ -147,6 +154,8 @@ def performer_joints(motion: Motion, performer: Performer) -> FLOATS:
 def performer_contacts(motion: Motion, performer: Performer) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """in_flight (T,): nothing touches the floor;  feet_in_contact (T,2): right, left foot on the floor."""
     rotations, anchors_m, in_flight = _pose_on_floor(motion, rest_body(performer.shape))
+    if motion.contacts is not None:
+        return motion.contacts.in_flight, motion.contacts.feet
     heights_m = _support_heights_m(rotations, anchors_m, rest_body(performer.shape))
     mesh = shared_mesh()
     part = mesh.part_weights[mesh.support].argmax(-1)
@@ -177,6 +186,8 @@ def _pose_on_floor(motion: Motion, body: RestBody) -> tuple[FLOATS, FLOATS, NDAr
     its acceleration alone.
     """
     rotations, anchors_m = _pose_parts(motion, body)
+    if motion.contacts is not None:
+        return rotations, anchors_m, motion.contacts.in_flight
     lowest_m = _support_heights_m(rotations, anchors_m, body).min(-1)
     in_flight = np.zeros(len(lowest_m), bool)
     if motion.leaves_floor:
@@ -235,7 +246,7 @@ def _support_heights_m(rotations: FLOATS, anchors_m: FLOATS, body: RestBody) -> 
 @functools.lru_cache(maxsize=512)
 def _rest_body(shape: Shape) -> RestBody:
     model = load_body_model()
-    vertices_m, heads_m = model.rest(shape)
+    vertices_m, heads_m = (shape.scale * points_m for points_m in model.rest(shape))
     head = dict(zip(model.bone_names, heads_m, strict=True))
     joints_m = np.stack([np.mean([head[bone] for bone in _JOINT_BONES[name][0]], axis=0) for name in JOINT_NAMES])
     anchors_m = np.stack([head[_PART_BONES[name][0]] for name in PART_NAMES])

@@ -33,21 +33,40 @@ _WEIGHT_KEY, _AGE_KEY = 0.5, 2 / 3
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """Anny's shape parameters of a gymnast; age is in Anny's terms (1/3 a child, 2/3 an adult), the rest 0..1."""
+    """Anny's shape parameters of a gymnast; age is in Anny's terms (1/3 a child, 2/3 an adult), the rest 0..1.
+
+    scale: the whole body made smaller or larger, because gymnasts are smaller than the people whom Anny knows.
+    """
 
     age: float = 0.6
     muscle: float = 0.7
     weight: float = 0.4
     height: float = 0.4
     proportions: float = 0.7
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         for name, (low, high) in SHAPE_RANGE.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted {low}..{high}, the bodies that were baked")
+        if not SCALE_RANGE[0] <= self.scale <= SCALE_RANGE[1]:
+            raise ValueError(f"scale is {self.scale}, wanted {SCALE_RANGE[0]}..{SCALE_RANGE[1]}")
+
+    @classmethod
+    def of_height(cls, height_m: float) -> "Shape":
+        """An average gymnast's body of this height. Raises ValueError outside 1.35..1.70 m."""
+        if not HEIGHT_RANGE_M[0] <= height_m <= HEIGHT_RANGE_M[1]:
+            raise ValueError(f"height_m is {height_m}, wanted {HEIGHT_RANGE_M[0]}..{HEIGHT_RANGE_M[1]}")
+        return cls(scale=height_m / _AVERAGE_HEIGHT_M)
 
 
-# 1.45 to 1.75 m tall, lean to sturdy.
+# Of elite gymnasts in women's floor exercise.
+HEIGHT_RANGE_M = (1.35, 1.70)
+SCALE_RANGE = (0.8, 1.1)
+# Standing height of Shape(), measured.
+_AVERAGE_HEIGHT_M = 1.5793
+
+# 1.45 to 1.75 m tall at scale 1, lean to sturdy.
 SHAPE_RANGE = {
     "age": (0.56, 0.67),
     "muscle": (0.55, 0.9),

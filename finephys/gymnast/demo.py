@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from finephys.data.clips import Clip, Split
 from finephys.data.video import encode_video
 from finephys.gymnast.body import Performer, performer_contacts, performer_mesh, rest_body
-from finephys.gymnast.mocap import load_capture
+from finephys.gymnast.choreography import choreograph
+from finephys.gymnast.mocap import Motion, load_capture
 from finephys.gymnast.motions import ARENAS, MOTIONS, NUM_PERFORMERS, MotionClass, performers, prompt_for
 from finephys.gymnast.render import Renderer, fit_camera, joint_visibility, to_camera, to_pixels
 
 FPS = 30.0
+MAX_FRAMES = 64
 IMAGE_SIZE = 128
 # Measured on the shipped shards: 173 clips stay below 9 MB and colours keep their edges.
 CRF = 18
@@ -68,10 +70,8 @@ def make_clip(plan: Plan, seed: int) -> Clip:
     """Pose, film and encode one clip, with all its ground truth."""
     rng = np.random.default_rng([seed, 1, plan.number])
     motion_class, performer = MOTIONS[plan.label_name], plan.performer
-    capture = load_capture(str(rng.choice(motion_class.captures)))
-    size = rest_body(performer.shape).size
-    start_frame, num_frames = _window(plan.label_name, capture.num_frames(FPS, size), size, rng)
-    motion = capture.motion(start_frame, num_frames, fps=FPS, size=size, is_mirrored=bool(rng.random() < 0.5))
+    motion = _motion(plan, rng)
+    num_frames = len(motion.root_m)
     joints_m, mesh = performer_mesh(motion, performer)
     in_flight, feet_in_contact = performer_contacts(motion, performer)
     arena = str(rng.choice(list(ARENAS)))
@@ -89,8 +89,8 @@ def make_clip(plan: Plan, seed: int) -> Clip:
     return Clip(
         clip_id=f"{plan.label_name.replace(' ', '_')}-{performer.name}-c{plan.number:03d}",
         split=plan.split,
-        subset="other",
-        label=-1,
+        subset=motion_class.subset,
+        label=motion_class.label,
         label_name=plan.label_name,
         prompt=prompt_for(plan.label_name, performer, arena, int(rng.integers(len(motion_class.phrasings)))),
         video=encode_video(np.stack(frames), FPS, CRF),
@@ -113,6 +113,17 @@ def make_clip(plan: Plan, seed: int) -> Clip:
 
 def _counts(motion: MotionClass) -> dict[Split, int]:
     return {"train": motion.num_train, "test": motion.num_test}
+
+
+def _motion(plan: Plan, rng: np.random.Generator) -> Motion:
+    """Choreography of a floor element, or a window of a recording."""
+    motion_class, shape = MOTIONS[plan.label_name], plan.performer.shape
+    if motion_class.label >= 0:
+        seed = int(rng.integers(2**31))
+        return choreograph(motion_class.label, shape=shape, seed=seed, fps=FPS, max_frames=MAX_FRAMES).motion
+    capture, size = load_capture(str(rng.choice(motion_class.captures))), rest_body(shape).size
+    start_frame, num_frames = _window(plan.label_name, capture.num_frames(FPS, size), size, rng)
+    return capture.motion(start_frame, num_frames, fps=FPS, size=size, is_mirrored=bool(rng.random() < 0.5))
 
 
 def _window(label_name: str, available: int, size: float, rng: np.random.Generator) -> tuple[int, int]:

@@ -14,7 +14,7 @@ We differ: frames of 16 to 60 a second are retimed with rotation splines, and th
 import functools
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,18 +59,28 @@ _REPEATS = {"walk": 3, "run": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
+class Contacts:
+    """What is known of contact, not read off heights. in_flight (T,);  feet (T,2): right, left foot on the floor."""
+
+    in_flight: NDArray[np.bool_]
+    feet: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Motion:
     """How a body moves, whoever's body it is.
 
     root_m (T,3): the middle of the hips, metres, world;  rotations (T,P,3,3): each part's rotation from standing
     upright with the arms hanging to its place in the world, in the order of PART_NAMES;  fps: frames a second;
     leaves_floor: there may be flights; otherwise any gap to the floor is an error of the recording.
+    contacts: known of choreography, which places this very body on the floor exactly; recordings have to be fitted.
     """
 
     root_m: FLOATS
     rotations: FLOATS
     fps: float
     leaves_floor: bool
+    contacts: Contacts | None = None
 
 
 class MotionCapture:
@@ -113,7 +123,8 @@ def mirror(motion: Motion) -> Motion:
     """The same motion seen in a mirror that stands along the direction faced at first: left and right are swapped."""
     flip = np.array([1.0, 1.0, -1.0])
     rotations = motion.rotations[:, MIRROR_PARTS] * flip[:, None] * flip
-    return Motion(root_m=motion.root_m * flip, rotations=rotations, fps=motion.fps, leaves_floor=motion.leaves_floor)
+    contacts = motion.contacts and Contacts(in_flight=motion.contacts.in_flight, feet=motion.contacts.feet[:, ::-1])
+    return replace(motion, root_m=motion.root_m * flip, rotations=rotations, contacts=contacts)
 
 
 @functools.cache

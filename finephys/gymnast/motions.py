@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from finephys.data.clips import Split
+from finephys.data.clips import Split, Subset
+from finephys.data.gym99 import GYM99_FLOOR
 from finephys.gymnast.body import Performer
 from finephys.gymnast.body_model import SHAPE_RANGE, Shape
 
@@ -57,21 +58,31 @@ ARENAS: Mapping[str, Arena] = {
 class MotionClass:
     """One label of the demo data.
 
-    captures: names of recordings (finephys/gymnast/mocap.py);  phrasings: what "A gymnast ..." does, present tense;
+    label, subset: gym99's for its floor elements, which are choreographed (finephys/gymnast/choreography.py);
+    captures: otherwise, names of recordings (finephys/gymnast/mocap.py);
+    phrasings: what "A gymnast ..." does, present tense;
     num_train, num_test: clips of it in the shipped data;  num_frames: shortest and longest clip at 30 fps;
     key_s: the stretch of the recording (finephys/gymnast/mocap.py, for the captured person) that every clip contains.
     """
 
-    captures: tuple[str, ...]
     phrasings: tuple[str, ...]
     num_train: int
     num_test: int
+    captures: tuple[str, ...] = ()
+    label: int = -1
+    subset: Subset = "other"
     num_frames: tuple[int, int] = (48, 64)
     key_s: tuple[float, float] | None = None
 
 
 # Motions with num_train = 0 are held out: a model meets them in the test split for the first time.
 MOTIONS: Mapping[str, MotionClass] = {
+    **{
+        known.name: MotionClass(
+            label=known.label, subset=known.subset, phrasings=known.phrasings, num_train=17, num_test=3
+        )
+        for known in GYM99_FLOOR.values()
+    },
     "backflip": MotionClass(
         captures=("backflip",),
         phrasings=(
@@ -203,14 +214,28 @@ MOTIONS: Mapping[str, MotionClass] = {
 NUM_PERFORMERS: Mapping[Split, int] = {"train": 36, "test": 12}
 
 
+def motion_name(name_or_label: str) -> str:
+    """The name of a motion, which may be given by its gym99 id in digits.
+
+    Raises ValueError, listing the known names, on an unknown one.
+    """
+    if name_or_label.isdecimal() and int(name_or_label) in GYM99_FLOOR:
+        return GYM99_FLOOR[int(name_or_label)].name
+    if name_or_label not in MOTIONS:
+        raise ValueError(
+            f"unknown motion {name_or_label!r}, wanted a gym99 id from {min(GYM99_FLOOR)} to {max(GYM99_FLOOR)} or one "
+            f"of: {'; '.join(sorted(MOTIONS))}"
+        )
+    return name_or_label
+
+
 def prompt_for(label_name: str, performer: Performer | None = None, arena: str | None = None, phrasing: int = 0) -> str:
-    """An English sentence for a motion, with the looks where they are given.
+    """An English sentence for a motion (name or gym99 id), with the looks where they are given.
 
     phrasing counts through the motion's phrasings, modulo their number.
     Raises ValueError, listing the known names, on an unknown motion, and likewise on an unknown arena.
     """
-    if label_name not in MOTIONS:
-        raise ValueError(f"unknown motion {label_name!r}, wanted one of: {', '.join(sorted(MOTIONS))}")
+    label_name = motion_name(label_name)
     if arena is not None and arena not in ARENAS:
         raise ValueError(f"unknown arena {arena!r}, wanted one of: {', '.join(ARENAS)}")
     phrasings = MOTIONS[label_name].phrasings
@@ -246,7 +271,9 @@ def performers(split: Split, seed: int) -> list[Performer]:
 
 def random_shape(rng: np.random.Generator) -> Shape:
     """A gymnast's body."""
-    return Shape(**{name: rng.uniform(low, high) for name, (low, high) in SHAPE_RANGE.items()})
+    shape = {name: rng.uniform(low, high) for name, (low, high) in SHAPE_RANGE.items()}
+    # Gymnasts are 1.35 to 1.70 m tall.
+    return Shape(**shape, scale=rng.uniform(0.92, 0.965))
 
 
 def _dealt(names: Sequence[str], count: int, rng: np.random.Generator) -> list[str]:
