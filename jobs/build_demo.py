@@ -1,17 +1,19 @@
-"""Build the demo data: motion capture posed on a body, filmed, and written as Parquet shards with full ground truth."""
+"""Build the demo data: choreography and motion capture on a body, filmed, as Parquet shards with full ground truth."""
 
-import concurrent.futures
-import functools
-import multiprocessing
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from finephys.command_line import run
-from finephys.data.clips import write_shard
-from finephys.gymnast.demo import make_clip, num_planned_clips, plan_clips
+from finephys.data.clips import read_shard, write_shard
+from finephys.gymnast.demo import Plan, make_clip, num_planned_clips, plan_clips
+
+# Some seconds of work, lost at most when a worker is killed; and some 5 MB.
+CLIPS_PER_PART, CLIPS_PER_SHARD = 8, 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +21,13 @@ class BuildDemoConfig:
     """Where to, how many, and from which seed. The same seed gives the same files, whatever the number of workers."""
 
     output: Path = Path(__file__).parents[1] / "finephys" / "assets" / "clips"
-    """Folder for train-00000.parquet and test-00000.parquet."""
+    """Folder for train-00000.parquet and so on; other shards in it are removed."""
     num_clips: int = num_planned_clips()
     """Clips in all; about five in six are for training."""
     seed: int = 0
     """Chooses bodies, cameras, arenas and moments."""
     num_workers: int = os.cpu_count() or 1
-    """Processes that render."""
+    """Clips rendered at once, on a core each."""
 
     def __post_init__(self) -> None:
         for name in ("num_clips", "num_workers"):
@@ -37,35 +39,62 @@ class BuildDemoConfig:
             raise ValueError(f"output {self.output} is a file, wanted a folder")
 
 
-def build_demo(config: BuildDemoConfig) -> list[Path]:
-    """Make the clips and write one shard a split; returns the shards' paths. Files appear once all clips are made."""
-    config.output.mkdir(parents=True, exist_ok=True)
+def build_demo(config: BuildDemoConfig) -> list[str]:
+    """Make what clips are missing on Ray, then the shards; returns the shards' names. Killed, it goes on where it was.
+
+    A part is a few clips in a row; shards appear once all parts are made, and parts go once all shards are there.
+    """
     plans = plan_clips(config.num_clips, config.seed)
-    make = functools.partial(make_clip, seed=config.seed)
-    # The workers are the parallelism; they read these when they start.
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
-    # Spawned, because a forked child of a process with torch threads may hang.
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(config.num_workers, context, _use_one_thread) as pool:
-        clips = list(tqdm(pool.map(make, plans), total=len(plans), desc="clips", unit="clip"))
-    paths = []
-    for split in sorted({clip.split for clip in clips}):
-        path = config.output / f"{split}-00000.parquet"
-        write_shard([clip for clip in clips if clip.split == split], path)
-        paths.append(path)
-    return paths
+    chunks = [plans[first : first + CLIPS_PER_PART] for first in range(0, len(plans), CLIPS_PER_PART)]
+    parts = config.output / f"parts-seed{config.seed}-{config.num_clips}"
+    parts.mkdir(parents=True, exist_ok=True)
+    paths = [parts / f"{number:05d}.parquet" for number in range(len(chunks))]
+    num_done = sum(len(chunk) for chunk, path in zip(chunks, paths, strict=True) if path.exists())
+    with tqdm(total=len(plans), initial=num_done, desc="clips", unit="clip") as progress:
+        pending = [pair for pair in zip(chunks, paths, strict=True) if not pair[1].exists()]
+        for num_clips in _made_on_ray(pending, config):
+            progress.update(num_clips)
+    names = []
+    for split in ("train", "test"):
+        clips = [clip for path in paths for clip in read_shard(path) if clip.split == split]
+        for number, first in enumerate(range(0, len(clips), CLIPS_PER_SHARD)):
+            names.append(f"{split}-{number:05d}.parquet")
+            write_shard(clips[first : first + CLIPS_PER_SHARD], config.output / names[-1])
+    for old in config.output.glob("*.parquet"):
+        if old.name not in names:
+            old.unlink()
+    shutil.rmtree(parts)
+    return names
 
 
-def _use_one_thread() -> None:
-    import cv2
-    import torch
+def _made_on_ray(pending: list[tuple[list[Plan], Path]], config: BuildDemoConfig) -> Iterator[int]:
+    """Make parts, as many at once as there are workers; yields the number of clips of each that is done."""
+    if not pending:
+        return
+    import ray
 
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
+    if not ray.is_initialized():
+        local = {"address": "local", "num_cpus": config.num_workers, "include_dashboard": False}
+        ray.init(**({} if os.environ.get("RAY_ADDRESS") else local), log_to_driver=False, logging_level="ERROR")
+
+    # The workers are the parallelism: none may use more than its one core.
+    @ray.remote(num_cpus=1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}})
+    def make_part(plans: list[Plan], path: Path) -> int:
+        import cv2
+
+        cv2.setNumThreads(1)
+        write_shard([make_clip(plan, config.seed) for plan in plans], path)
+        return len(plans)
+
+    running = [make_part.remote(plans, path.absolute()) for plans, path in pending]
+    while running:
+        (done,), running = ray.wait(running)
+        yield ray.get(done)
 
 
 def main(config: BuildDemoConfig) -> None:
-    for path in build_demo(config):
+    for name in build_demo(config):
+        path = config.output / name
         print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
 
 
@@ -74,8 +103,8 @@ if __name__ == "__main__":
         main,
         BuildDemoConfig,
         description=(
-            "Build the demo data: motion capture posed on a body, filmed, and written as Parquet shards with full\n"
-            "ground truth. Without options: the data that ship with the project."
+            "Build the demo data on Ray: the 35 floor elements and motion capture on a body, filmed, and written as\n"
+            "Parquet shards with full ground truth. Without options: the data that ship with the project."
         ),
         examples=(
             "--num-clips 12 --output /tmp/clips        (the first 12 of the same clips)",

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finephys.data import storage
-from finephys.data.clips import CLIP_SCHEMA, CLIPS_PER_ROW_GROUP, MAX_FRAMES, MIN_FRAMES, Clip
+from finephys.data.clips import CLIP_SCHEMA, MAX_FRAMES, MIN_FRAMES, Clip, write_table
 from finephys.data.finegym import DetectedPose, Element
 from finephys.data.gym99 import GYM99_FLOOR
 from finephys.data.video import decode_span, encode_video
@@ -72,7 +72,7 @@ def part_bytes(clips: Sequence[Clip], failures: Sequence[Mapping[str, str]]) -> 
     table = pa.Table.from_pylist([clip.to_row() for clip in clips], schema=CLIP_SCHEMA)
     metadata = {**(CLIP_SCHEMA.metadata or {}), _FAILURES_KEY: json.dumps(list(failures)).encode()}
     sink = pa.BufferOutputStream()
-    pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+    write_table(table.replace_schema_metadata(metadata), sink)
     return bytes(sink.getvalue().to_pybytes())
 
 
@@ -92,7 +92,7 @@ def pack_shards(
     def close(split: str) -> None:
         table = pa.concat_tables(waiting.pop(split)).replace_schema_metadata(CLIP_SCHEMA.metadata)
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, row_group_size=CLIPS_PER_ROW_GROUP, compression="zstd")
+        write_table(table, sink)
         storage.write_bytes(storage.join(output, f"{split}-{numbers[split]:05d}.parquet"), sink.getvalue().to_pybytes())
         numbers[split] += 1
         sizes[split] = 0

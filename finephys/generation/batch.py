@@ -31,7 +31,7 @@ import ray
 from tqdm import tqdm
 
 from finephys.data import storage
-from finephys.data.clips import CLIP_SCHEMA, CLIPS_PER_ROW_GROUP, Clip
+from finephys.data.clips import CLIP_SCHEMA, Clip, write_table
 from finephys.generation.requests import GenerationRequest, OutputFormat, ReferenceName, sha256_of
 from finephys.generation.table import DrivingIndex, TableRow, read_driving_clip
 
@@ -309,7 +309,7 @@ def _publish_chunk(number: int, tasks: Sequence[Task], settings: BatchSettings, 
         sink = pa.BufferOutputStream()
         records = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
         records = records.cast(CLIP_SCHEMA.remove_metadata()).replace_schema_metadata(CLIP_SCHEMA.metadata)
-        pq.write_table(records, sink, row_group_size=CLIPS_PER_ROW_GROUP, compression="zstd")
+        write_table(records, sink)
         storage.write_bytes(storage.join(output, f"{name}.parquet"), sink.getvalue().to_pybytes())
     for table in tables:
         entry = json.loads((table.schema.metadata or {})[_ENTRY_KEY])
@@ -344,7 +344,7 @@ def _part_bytes(record: Clip, entry: dict[str, Any]) -> bytes:
     table = pa.Table.from_pylist([record.to_row()], schema=CLIP_SCHEMA)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), _ENTRY_KEY: json.dumps(entry).encode()})
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    write_table(table, sink)
     return bytes(sink.getvalue().to_pybytes())
 
 

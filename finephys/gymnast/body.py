@@ -78,13 +78,16 @@ _SUPPORT_STRIDE = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Performer:
-    """Who performs. name: keeps splits apart;  leotard, skin, hair: names of finephys.gymnast.motions' palette."""
+    """Who performs. name: keeps splits apart;  leotard, skin, hair, trim, cap: names of finephys.gymnast.motions'
+    palette; without a trim the leotard has one colour, without a cap the hair shows."""
 
     name: str
     shape: Shape
     leotard: str
     skin: str
     hair: str
+    trim: str | None = None
+    cap: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,11 @@ SKINS: Mapping[str, RGB] = {
     "brown": (0.58, 0.39, 0.27),
     "dark": (0.36, 0.23, 0.16),
 }
+CAPS: Mapping[str, RGB] = {"white": (0.93, 0.93, 0.95), "red": (0.80, 0.10, 0.12), "blue": (0.12, 0.25, 0.80)}
+# Parts of a leotard that are white, or black on a white one. Half of the leotards have none.
+TRIMS: tuple[str | None, ...] = (None, None, "sleeves", "belt")
+# One in four wears a cap.
+_CAP_SHARE = 0.25
 HAIRS: Mapping[str, RGB] = {"black": (0.08, 0.07, 0.07), "brown": (0.33, 0.19, 0.10), "blonde": (0.86, 0.70, 0.36)}
 
 
@@ -241,9 +246,18 @@ def prompt_for(label_name: str, performer: Performer | None = None, arena: str |
     phrasings = MOTIONS[label_name].phrasings
     who = "A gymnast"
     if performer is not None:
-        who = f"A gymnast with {performer.skin} skin and {performer.hair} hair in a {performer.leotard} leotard"
+        who = f"A gymnast with {performer.skin} skin and {_head(performer)} in a {performer.leotard} leotard"
+        if performer.trim is not None:
+            who += f" with {_TRIM_WORDS[performer.trim]}".format("black" if performer.leotard == "white" else "white")
     where = "" if arena is None else f", in a {arena} hall"
     return f"{who} {phrasings[phrasing % len(phrasings)]}{where}."
+
+
+_TRIM_WORDS = {"sleeves": "{} sleeves", "belt": "a {} belt"}
+
+
+def _head(performer: Performer) -> str:
+    return f"{performer.hair} hair" if performer.cap is None else f"a {performer.cap} cap"
 
 
 def performers(split: Split, seed: int) -> list[Performer]:
@@ -264,6 +278,8 @@ def performers(split: Split, seed: int) -> list[Performer]:
             leotard=leotards[index],
             skin=skins[index],
             hair=hairs[index],
+            trim=TRIMS[int(rng.integers(len(TRIMS)))],
+            cap=str(rng.choice(list(CAPS))) if rng.random() < _CAP_SHARE else None,
         )
         for index in range(count)
     ]
