@@ -74,7 +74,7 @@ def make_clip(plan: Plan, seed: int) -> Clip:
     arena = str(rng.choice(list(ARENAS)))
     filmed = film(motion, performer, arena, IMAGE_SIZE, plan.split, rng)
     return Clip(
-        clip_id=f"{plan.label_name.replace(' ', '_')}-{performer.name}-c{plan.number:03d}",
+        clip_id=f"{_short_name(plan.label_name)}-{performer.name}-c{plan.number:03d}",
         split=plan.split,
         subset=motion_class.subset,
         label=motion_class.label,
@@ -100,6 +100,12 @@ def make_clip(plan: Plan, seed: int) -> Clip:
 
 def _counts(motion: MotionClass) -> dict[Split, int]:
     return {"train": motion.num_train, "test": motion.num_test}
+
+
+def _short_name(label_name: str) -> str:
+    """For file names: FineGym's names have commas and are long, so that its elements go by their id."""
+    label = MOTIONS[label_name].label
+    return label_name.replace(" ", "_") if label < 0 else f"fx{label:02d}"
 
 
 def _motion(plan: Plan, rng: np.random.Generator) -> Motion:

@@ -26,8 +26,9 @@ FLOATS = NDArray[np.float64]
 SIDES = ("right", "left")
 # Body mass index of elite gymnasts; only forces would depend on it.
 _BODY_MASS_INDEX = 20.0
-# The share of the foot, from the heel, where the ball lies on which she turns and takes off.
-_BALL_SHARE = 0.78
+# The share of the foot, from the heel, on which she turns and takes off: the body has no joint at the ball of the foot,
+# so that a raised heel stands on the toes.
+_BALL_SHARE = 0.88
 # A leg is never stretched further than this share of its length: the knee would snap.
 _MAX_REACH = 0.9995
 

@@ -64,10 +64,10 @@ class Turn:
 
 
 _READY = body_shape(
-    left_hip=34, left_knee=38, right_hip=-22, right_knee=16, right_point=20, chest_flex=6,
+    left_hip=38, left_knee=46, right_hip=-22, right_knee=16, right_point=20, chest_flex=6,
     right_arm=62, left_arm=4, out=36, left_out=76, elbow=14,
 )  # fmt: skip
-_STOPPED = body_shape(left_knee=14, left_hip=12, right_hip=-14, right_knee=16, arm=20, out=80)
+_STOPPED = body_shape(left_knee=42, left_hip=31, right_hip=-14, right_knee=16, arm=20, out=80)
 _PASSE = body_shape(
     left_knee=3, left_hip=-2, right_hip=62, right_open=12, right_turnout=25, right_knee=112, right_point=62,
     arm=66, out=22, arm_in=35, elbow=62,
@@ -137,9 +137,10 @@ class Turning:
         # The free foot leaves in time to be up when the spin needs it, and comes down when it is over.
         self.lift_s = self.spin_s - turn.raise_s
         self.catch_s = self.stop_s + 0.45 * turn.stop_s
-        knots_s = (0.0, self.lift_s, self.spin_s + 0.1 * turn.spin_s, self.stop_s, self.duration_s)
+        self.rest_s = self.stop_s + 0.9 * turn.stop_s
+        knots_s = (0.0, self.lift_s, self.spin_s + 0.1 * turn.spin_s, self.stop_s, self.rest_s)
         if turn.raise_s > 0.3:
-            knots_s = (0.0, self.lift_s, self.spin_s, self.stop_s, self.duration_s)
+            knots_s = (0.0, self.lift_s, self.spin_s, self.stop_s, self.rest_s)
         shapes = (turn.ready, turn.ready, turn.spinning, turn.spinning, turn.stopped)
         self._angles = PchipInterpolator(knots_s, np.stack(shapes), axis=0)
         self._up = PchipInterpolator(knots_s, [0.0, 0.0, 1.0, 1.0, 0.0])
@@ -147,17 +148,17 @@ class Turning:
         thigh_m = rig.leg_m[0]
         # Where the balls of the feet stand: the free foot behind, before the turn and after it.
         self._pivot_m = np.array([0.0, 0.0, -hip_m])
-        behind_m = np.array([-1.0 * thigh_m, 0.0, 1.7 * hip_m])
+        behind_m = np.array([-0.75 * thigh_m, 0.0, 1.7 * hip_m])
         after = self._yaw(np.array([self.duration_s]))[0]
         self._spots_m = (
             self._pivot_m + behind_m,
-            self._pivot_m + _about_y(np.array([after]))[0] @ (0.8 * behind_m),
+            self._pivot_m + _about_y(np.array([after]))[0] @ (0.5 * behind_m),
         )
 
     def at(self, times_s: FLOATS) -> Posed:
         """The performance at times (N,)."""
-        yaw, up = self._yaw(times_s), self._up(times_s)
-        angles = self._angles(np.clip(times_s, 0, self.duration_s))
+        yaw, up = self._yaw(times_s), self._up(np.minimum(times_s, self.rest_s))
+        angles = self._angles(np.minimum(times_s, self.rest_s))
         attitude = np.stack([yaw, np.radians(self.turn.lean_deg) * up, np.zeros(len(yaw))], -1)
         pelvis = rotations_of(attitude)
         local = local_rotations(angles)
@@ -170,9 +171,8 @@ class Turning:
         root_m = self._first_root(angles, pelvis, support_ankle_m)
         target_m = self._pivot_m + 0.5 * planted[:, None] * (spot_m - self._pivot_m)
         for _ in range(_NUM_BALANCING):
-            root_m[:, 1] = np.minimum(
-                root_m[:, 1], reachable_height_m(self.rig, _SUPPORT, pelvis, root_m, support_ankle_m)
-            )
+            height_m = reachable_height_m(self.rig, _SUPPORT, pelvis, root_m, support_ankle_m)
+            root_m[:, 1] = np.minimum(root_m[:, 1], height_m)
             rotations = free.copy()
             bend_leg(self.rig, _SUPPORT, rotations, root_m, support_ankle_m, support_foot, self._hinge(free, _SUPPORT))
             # The free foot between where its angles put it and its spot on the floor.
