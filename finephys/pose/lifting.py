@@ -375,7 +375,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             windows = _normalise(rays_BTJ2[clip_n[:, None], frame_nF], sure_nFJ)
             is_allowed_nP = None if is_allowed_BP is None else is_allowed_BP[clip_n]
             is_given_n = None if prompts is None else prompts.is_given_B[clip_n]
-            completed.append(self._complete(windows, examples, is_allowed_nP, is_given_n))
+            completed.append(self.complete(windows, examples, is_allowed_nP, is_given_n))
         joints_NFJ3, gravity_N3, static_N, *spreads = (torch.cat(parts) for parts in zip(*completed))
 
         # Blend the windows in time.
@@ -404,7 +404,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         examples = _solved(self.bank_joints_cam_m_PFJ3, self.bank_gravity_P3, self.bank_rays_PFJ2)
         return examples.followed_by(examples.mirrored())
 
-    def _complete(
+    def complete(
         self,
         query: _Windows,
         examples: _Examples | None,
