@@ -69,9 +69,9 @@ def _lifting_figures(rng: np.random.Generator) -> list[Figure]:
         calls.append(arguments)
         return complete(*arguments)
 
-    lifter.complete = record  # type: ignore[method-assign]
+    lifter.complete = record  # type: ignore[method-assign,assignment]
     lifter.lift_batch(joints_px, confidence, intrinsics, fps)
-    lifter.complete = complete  # type: ignore[method-assign]
+    lifter.complete = complete  # type: ignore[method-assign,assignment]
     whole_s, bare_s = _seconds(
         lambda: lifter.lift_batch(joints_px, confidence, intrinsics, fps),
         lambda: [complete(*arguments) for arguments in calls],
