@@ -74,7 +74,7 @@ if __name__ == "__main__":
     run(
         main,
         EstimatePosesConfig,
-        description="Estimate poses: shards or videos in, shards with 2D joints and S_dd out. Done sources are left out.",
+        description="Estimate poses: shards or videos in, shards with 2D joints and S_dd out; resumes.",
         examples=(
             "finephys/assets/clips --output outputs/poses",
             "driving.mp4 --output outputs/poses",
