@@ -21,9 +21,10 @@ A window is normalised by a path (the torso's centre in each frame, smoothed, "t
 reference is carried as the last of the A points: its input is where it is, its target also how deep.
 
 Prompts may also be given with the query: solved windows of the same performer before the same camera. Then they and
-not the bank's complete it, and a learned token says so. What they share with the query (proportions, how large the
-body is, how the camera is tilted) cannot be read off the query alone, which is what training's episodes teach
-(windows.py). Each output comes with a spread, the error that is expected of it; a network saved without knows none.
+not the bank's complete it, a learned token says so, and the result is as large as they are, by construction. What they
+share with the query (proportions, size, how the camera is tilted) cannot be read off the query alone, which is what
+training's episodes teach (windows.py). Each output comes with a spread, the error that is expected of it; a network
+saved without knows none.
 """
 
 from dataclasses import dataclass, fields
@@ -38,7 +39,7 @@ from torch.nn import functional
 
 from finephys.pose.camera import unproject
 from finephys.pose.estimator import Pose2D
-from finephys.skeleton import JOINT_NAMES, MIRROR, NUM_JOINTS
+from finephys.skeleton import BONES, JOINT_NAMES, MIRROR, NUM_JOINTS
 
 # The examples are at this rate; a faster clip is read as several interleaved sequences of about this rate.
 WINDOW_FPS = 30.0
@@ -46,6 +47,8 @@ WINDOW_FPS = 30.0
 # About the root-mean-square distance of the joints from the torso's centre in the image plane, in metres, of a person
 # standing. It only centres what the network predicts.
 NOMINAL_EXTENT_M = 0.42
+# The lengths of the skeleton's 16 bones together: the mean over training's performers.
+NOMINAL_BONES_M = 3.69
 
 # The reference follows the joints that the detector loses least and that move least against each other.
 _TORSO = ("root", "right_hip", "left_hip", "spine", "thorax", "left_shoulder", "right_shoulder")
@@ -146,6 +149,7 @@ class _Examples:
     windows: _Windows
     target_PFA3: Tensor
     gravity_P3: Tensor
+    size_P: Tensor
 
     def followed_by(self, other: "_Examples") -> "_Examples":
         """These and then the other's."""
@@ -153,6 +157,7 @@ class _Examples:
             _Windows(*(torch.cat(pair) for pair in zip(_parts(self.windows), _parts(other.windows)))),
             torch.cat([self.target_PFA3, other.target_PFA3]),
             torch.cat([self.gravity_P3, other.gravity_P3]),
+            torch.cat([self.size_P, other.size_P]),
         )
 
     def mirrored(self) -> "_Examples":
@@ -168,6 +173,7 @@ class _Examples:
             ),
             self.target_PFA3[:, :, mirror] * flip_3,
             self.gravity_P3 * flip_3,
+            self.size_P,
         )
 
 
@@ -360,7 +366,11 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if examples is not None and prompts is not None:
             num_bank, num_given = len(examples.gravity_P3), prompts.gravity_BC3.shape[1]
             examples = examples.followed_by(
-                _solved(prompts.joints_cam_m_BCFJ3.flatten(0, 1), prompts.gravity_BC3.flatten(0, 1))
+                _solved(
+                    prompts.joints_cam_m_BCFJ3.flatten(0, 1),
+                    prompts.gravity_BC3.flatten(0, 1),
+                    body_size(prompts.joints_cam_m_BCFJ3).mean(1).repeat_interleave(num_given),
+                )
             )
             own_BB = torch.eye(num_clips, dtype=torch.bool, device=rays_BTJ2.device) & prompts.is_given_B[:, None]
             is_allowed_BP = torch.cat(
@@ -401,7 +411,9 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def _bank(self) -> _Examples:
         """The bank in the network's terms, each example followed (P later) by its mirror image."""
-        examples = _solved(self.bank_joints_cam_m_PFJ3, self.bank_gravity_P3, self.bank_rays_PFJ2)
+        # Whose body a clip's is nobody knows: in the bank all are of the usual size.
+        size_P = torch.ones_like(self.bank_gravity_P3[:, 0])
+        examples = _solved(self.bank_joints_cam_m_PFJ3, self.bank_gravity_P3, size_P, self.bank_rays_PFJ2)
         return examples.followed_by(examples.mirrored())
 
     def complete(
@@ -418,7 +430,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             token_NLD = self._tokens(query, guess_NFA3, torch.zeros_like(guess_NFA3[:, 0, 0]))
             for layer in self.layers:
                 token_NLD = layer(token_NLD)
-            return self._read_out(query, guess_NFA3, self.norm(token_NLD))
+            return self._read_out(query, guess_NFA3, self.norm(token_NLD), torch.ones_like(query.scale_N))
         prompt_NK = nearest_examples(query, examples, self.num_prompts, is_allowed_NP)
         prompts = examples.windows
         target_NFA3 = examples.target_PFA3[prompt_NK].mean(1)
@@ -442,7 +454,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         merged_NLD = 0.5 * (query_NLD + prompt_ULD[which_NK].mean(1))
         for layer in self.layers[self.merge_layer :]:
             merged_NLD = layer(merged_NLD)
-        return self._read_out(query, guess_NFA3, self.norm(merged_NLD))
+        return self._read_out(query, guess_NFA3, self.norm(merged_NLD), examples.size_P[prompt_NK].mean(1))
 
     def _tokens(self, windows: _Windows, target_NFA3: Tensor, gravity_N3: Tensor) -> Tensor:
         """(N, A + 1 + F, D): points, scene, frames; each says what is seen and what the target is or may be."""
@@ -455,16 +467,20 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frame_NFD = self.embed_frame(joined_NFA6.flatten(2))
         return torch.cat([point_NAD, scene_N1D, frame_NFD], 1) + self.position
 
-    def _read_out(self, query: _Windows, guess_NFA3: Tensor, token_NLD: Tensor) -> tuple[Tensor, ...]:
+    def _read_out(self, query: _Windows, guess_NFA3: Tensor, token_NLD: Tensor, size_N: Tensor) -> tuple[Tensor, ...]:
+        """From tokens to metres. The network speaks of a body of the usual size; the prompts' is put in its place."""
         num_points = NUM_JOINTS + 1
         point_NAD, scene_N1D, frame_NFD = token_NLD.split([num_points, 1, self.window_frames], 1)
         output_NFA3 = self.guess_share * guess_NFA3 + self.frame_head(frame_NFD).unflatten(-1, (num_points, 3))
         output_NFA3 = output_NFA3 + self.point_head(point_NAD).unflatten(-1, (self.window_frames, 3)).transpose(1, 2)
         log_depth_N1, down_N3, static_N1 = self.scene_head(scene_N1D[:, 0]).split([1, 3, 1], -1)
 
-        depth_NF = NOMINAL_EXTENT_M / query.scale_N[:, None] * (output_NFA3[:, :, -1, 2] + log_depth_N1).exp()
+        depth_NF = (size_N * NOMINAL_EXTENT_M / query.scale_N)[:, None] * (
+            output_NFA3[:, :, -1, 2] + log_depth_N1
+        ).exp()
         reference_NF3 = torch.cat([query.reference_NF2, torch.ones_like(depth_NF)[..., None]], -1) * depth_NF[..., None]
-        joints_NFJ3 = reference_NF3[:, :, None] + NOMINAL_EXTENT_M * output_NFA3[:, :, :-1]
+        extent_N111 = size_N[:, None, None, None] * NOMINAL_EXTENT_M
+        joints_NFJ3 = reference_NF3[:, :, None] + extent_N111 * output_NFA3[:, :, :-1]
         # A level camera is where gravity starts from.
         gravity_N3 = functional.normalize(down_N3 + down_N3.new_tensor([0.0, 1.0, 0.0]), dim=-1)
         found = joints_NFJ3, gravity_N3, static_N1[:, 0]
@@ -519,8 +535,19 @@ def nearest_examples(query: _Windows, examples: _Examples, count: int, is_allowe
     return distance_NP.topk(count, dim=1, largest=False).indices
 
 
-def _solved(joints_PFJ3: Tensor, gravity_P3: Tensor, rays_PFJ2: Tensor | None = None) -> _Examples:
-    """Solved windows in the network's terms; their 2D halves are exact projections."""
+def body_size(joints_m_PFJ3: Tensor) -> Tensor:
+    """(...,) from joints (..., F, 17, 3) metres: all bones' lengths, mean over frames, over NOMINAL_BONES_M."""
+    parents, children = zip(*BONES)
+    lengths_m = (joints_m_PFJ3[..., list(children), :] - joints_m_PFJ3[..., list(parents), :]).norm(dim=-1)
+    size: Tensor = lengths_m.sum(-1).mean(-1) / NOMINAL_BONES_M
+    return size
+
+
+def _solved(joints_PFJ3: Tensor, gravity_P3: Tensor, size_P: Tensor, rays_PFJ2: Tensor | None = None) -> _Examples:
+    """Solved windows in the network's terms, of bodies size_P times as large as usual.
+
+    Their 2D halves are exact projections.
+    """
     if rays_PFJ2 is None:
         rays_PFJ2 = joints_PFJ3[..., :2] / joints_PFJ3[..., 2:]
     windows = _normalise(rays_PFJ2, torch.ones_like(rays_PFJ2[..., 0]))
@@ -528,10 +555,11 @@ def _solved(joints_PFJ3: Tensor, gravity_P3: Tensor, rays_PFJ2: Tensor | None = 
     weight_J = joints_PFJ3.new_tensor(_REFERENCE_WEIGHT)
     depth_PF = (joints_PFJ3[..., 2] * weight_J).sum(-1) / weight_J.sum()
     reference_PF3 = torch.cat([windows.reference_NF2, torch.ones_like(depth_PF)[..., None]], -1) * depth_PF[..., None]
-    correction_PF1 = (depth_PF * windows.scale_N[:, None] / NOMINAL_EXTENT_M).log()[..., None]
-    about_PFJ3 = (joints_PFJ3 - reference_PF3[:, :, None]) / NOMINAL_EXTENT_M
+    extent_P1 = size_P[:, None] * NOMINAL_EXTENT_M
+    correction_PF1 = (depth_PF * windows.scale_N[:, None] / extent_P1).log()[..., None]
+    about_PFJ3 = (joints_PFJ3 - reference_PF3[:, :, None]) / extent_P1[..., None, None]
     path_PF13 = torch.cat([windows.points_NFA2[:, :, -1], correction_PF1], -1)[:, :, None]
-    return _Examples(windows, torch.cat([about_PFJ3, path_PF13], 2), gravity_P3)
+    return _Examples(windows, torch.cat([about_PFJ3, path_PF13], 2), gravity_P3, size_P)
 
 
 def window_table(num_frames: int, fps: list[float], window_frames: int) -> tuple[Tensor, Tensor, Tensor]:

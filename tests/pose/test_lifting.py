@@ -172,6 +172,17 @@ def test_prompts_that_are_given_take_the_banks_place_for_their_own_clip_only(lif
         lifter.lift(clip(20), INTRINSICS, 30.0, (given[0][:, :5], given[1]))
 
 
+def test_the_result_is_as_large_as_the_prompts_that_are_given(lifter: Lifter) -> None:
+    """A world twice as large looks the same: only the prompts can tell, and everything scales with them."""
+    row = sample_window(3, 0, num_frames=16, num_prompts=EPISODE_PROMPTS)
+    pose = Pose2D(row["joints_px"], row["confidence"])
+    usual, large = (
+        lifter.lift(pose, row["intrinsics"], 30.0, (factor * row["prompt_joints_cam_m"], row["prompt_gravity"]))
+        for factor in (1.0, 2.0)
+    )
+    np.testing.assert_allclose(large.joints_cam_m, 2 * usual.joints_cam_m, rtol=1e-4, atol=1e-3)
+
+
 def test_every_output_says_how_far_off_it_expects_to_be(lifter: Lifter) -> None:
     lifted = lifter.lift(clip(40), INTRINSICS, 30.0)
     assert lifted.joints_spread_m is not None
