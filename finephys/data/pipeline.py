@@ -113,6 +113,26 @@ def window_rows(sample_window: Callable[[int, int], Row], first: int, num_window
     )
 
 
+def estimated_shards(sources: Sequence[str], init: str, output: str, config: RowsConfig) -> ray.data.Dataset:
+    """Rows source, num_clips, num_failures: each shard or video of `sources` became a shard in `output` (poses.py)."""
+    from finephys.data.poses import EstimateShard
+
+    device = "cuda" if config.actor_gpus else "cpu"
+    # 1. source, 1:1
+    return ray.data.from_items(
+        [{"source": source} for source in sources], override_num_blocks=len(sources)
+    ).map_batches(
+        # 2. source -> decode, pose2d, pose3d -> shard, 1:1
+        EstimateShard,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(size=config.actors),
+        num_cpus=config.actor_cpus,
+        num_gpus=config.actor_gpus,
+        fn_constructor_args=(init, output, device),
+    )
+
+
 # --- the hops
 
 

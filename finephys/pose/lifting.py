@@ -19,9 +19,15 @@ correction to NOMINAL_EXTENT_M / (apparent extent), beside gravity and whether t
 
 A window is normalised by a path (the torso's centre in each frame, smoothed, "the reference") and one scale. The
 reference is carried as the last of the A points: its input is where it is, its target also how deep.
+
+Prompts may also be given with the query: solved windows of the same performer before the same camera. Then they and
+not the bank's complete it, a learned token says so, and the result is as large as they are, by construction. What they
+share with the query (proportions, size, how the camera is tilted) cannot be read off the query alone, which is what
+training's episodes teach (windows.py). Each output comes with a spread, the error that is expected of it; a network
+saved without knows none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -33,7 +39,7 @@ from torch.nn import functional
 
 from finephys.pose.camera import unproject
 from finephys.pose.estimator import Pose2D
-from finephys.skeleton import JOINT_NAMES, MIRROR, NUM_JOINTS
+from finephys.skeleton import BONES, JOINT_NAMES, MIRROR, NUM_JOINTS
 
 # The examples are at this rate; a faster clip is read as several interleaved sequences of about this rate.
 WINDOW_FPS = 30.0
@@ -41,6 +47,8 @@ WINDOW_FPS = 30.0
 # About the root-mean-square distance of the joints from the torso's centre in the image plane, in metres, of a person
 # standing. It only centres what the network predicts.
 NOMINAL_EXTENT_M = 0.42
+# The lengths of the skeleton's 16 bones together: the mean over training's performers.
+NOMINAL_BONES_M = 3.69
 
 # The reference follows the joints that the detector loses least and that move least against each other.
 _TORSO = ("root", "right_hip", "left_hip", "spine", "thorax", "left_shoulder", "right_shoulder")
@@ -52,6 +60,10 @@ _REFERENCE_FLOOR = 1e-4
 # Apparent extents are read relative to this (a standing body that fills two thirds of a 37 degree view).
 _NOMINAL_SCALE = 0.1
 
+# Where the expected errors start: of a joint in metres; of the root's depth as a share, of gravity in radians.
+NOMINAL_SPREAD_M = 0.15
+NOMINAL_SCENE_SPREAD = 0.1
+
 # Windows that go through the network at once: bounds the memory that a long clip takes.
 _WINDOWS_AT_ONCE = 256
 
@@ -61,12 +73,17 @@ class Pose3D:
     """One clip's motion as lifted.
 
     joints_cam_m (T, 17, 3) float32 metres, absolute in the camera frame; gravity_cam (3,) float32 unit, points down;
-    static_probability: how likely the camera stood still.
+    static_probability: how likely the camera stood still, calibrated as far as its cross-entropy is trained.
+    Expected errors, None from a network that was trained without: joints_spread_m (T, 17) float32 metres, distance of
+    a joint with the roots put on each other; root_spread, of the root's depth, as a share of it; gravity_spread_deg.
     """
 
     joints_cam_m: NDArray[np.float32]
     gravity_cam: NDArray[np.float32]
     static_probability: float
+    joints_spread_m: NDArray[np.float32] | None = None
+    root_spread: float | None = None
+    gravity_spread_deg: float | None = None
 
     @property
     def root_cam_m(self) -> NDArray[np.float32]:
@@ -78,8 +95,10 @@ class Pose3D:
 class LifterConfig:
     """width, num_layers, num_heads: of the network.  merge_layer: prompts and query are averaged before this layer.
 
-    num_prompts: examples that complete one query.  bank_size, window_frames: the bank holds bank_size windows of
-    window_frames at 30 fps.  missing_below: a joint less sure than this is a missing token.
+    num_prompts: examples that complete one query; 0 is the same network without prompts.  bank_size, window_frames:
+    the bank holds bank_size windows of window_frames at 30 fps.  missing_below: a joint less sure than this is a
+    missing token.  has_spread: whether it says how far off it expects to be.  is_episodic: whether it is told if
+    prompts were given with the query.  Weights saved before these two existed have neither.
     """
 
     width: int = 64
@@ -90,14 +109,16 @@ class LifterConfig:
     bank_size: int = 192
     window_frames: int = 16
     missing_below: float = 0.3
+    has_spread: bool = True
+    is_episodic: bool = True
 
     def __post_init__(self) -> None:
         if self.width % self.num_heads:
             raise ValueError(f"width {self.width} must be a multiple of num_heads {self.num_heads}")
         if not 0 <= self.merge_layer <= self.num_layers:
             raise ValueError(f"merge_layer {self.merge_layer} must be in 0..num_layers ({self.num_layers})")
-        if not 0 < self.num_prompts <= self.bank_size:
-            raise ValueError(f"num_prompts {self.num_prompts} must be in 1..bank_size ({self.bank_size})")
+        if not 0 <= self.num_prompts <= self.bank_size:
+            raise ValueError(f"num_prompts {self.num_prompts} must be in 0..bank_size ({self.bank_size})")
 
 
 @dataclass(frozen=True)
@@ -128,6 +149,61 @@ class _Examples:
     windows: _Windows
     target_PFA3: Tensor
     gravity_P3: Tensor
+    size_P: Tensor
+
+    def followed_by(self, other: "_Examples") -> "_Examples":
+        """These and then the other's."""
+        return _Examples(
+            _Windows(*(torch.cat(pair) for pair in zip(_parts(self.windows), _parts(other.windows)))),
+            torch.cat([self.target_PFA3, other.target_PFA3]),
+            torch.cat([self.gravity_P3, other.gravity_P3]),
+            torch.cat([self.size_P, other.size_P]),
+        )
+
+    def mirrored(self) -> "_Examples":
+        """Their mirror images."""
+        flip_3 = self.gravity_P3.new_tensor([-1.0, 1.0, 1.0])
+        mirror, windows = [*MIRROR, NUM_JOINTS], self.windows
+        return _Examples(
+            _Windows(
+                windows.points_NFA2[:, :, mirror] * flip_3[:2],
+                windows.sure_NFA[:, :, mirror],
+                windows.reference_NF2 * flip_3[:2],
+                windows.scale_N,
+            ),
+            self.target_PFA3[:, :, mirror] * flip_3,
+            self.gravity_P3 * flip_3,
+            self.size_P,
+        )
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Solved windows that come with each clip of a batch: the same performer before the same camera.
+
+    joints_cam_m_BCFJ3 metres, absolute in the camera frame, at about 30 fps; gravity_BC3 unit, down; is_given_B bool:
+    where false the bank's complete the clip.
+    """
+
+    joints_cam_m_BCFJ3: Tensor
+    gravity_BC3: Tensor
+    is_given_B: Tensor
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What lift_batch finds: joints (B, T, 17, 3) metres, gravity (B, 3) unit, static logit (B,), and expected errors.
+
+    These are None without has_spread: of joints (B, T, 17) metres, of the root's depth (B,) as a share of it, of
+    gravity (B,) radians.
+    """
+
+    joints_BTJ3: Tensor
+    gravity_B3: Tensor
+    static_logit_B: Tensor
+    joints_spread_BTJ: Tensor | None
+    root_spread_B: Tensor | None
+    gravity_spread_B: Tensor | None
 
 
 class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -146,6 +222,8 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         bank_size: int = 192,
         window_frames: int = 16,
         missing_below: float = 0.3,
+        has_spread: bool = False,
+        is_episodic: bool = False,
     ) -> None:
         super().__init__()
         self.window_frames, self.missing_below = window_frames, missing_below
@@ -170,7 +248,15 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.guess_share = nn.Parameter(torch.zeros(num_points, 3))
         # log depth of the whole window, gravity, static logit.
         self.scene_head = nn.Linear(width, 5)
-        for head in (self.point_head, self.frame_head, self.scene_head):
+        heads = [self.point_head, self.frame_head, self.scene_head]
+        if has_spread:
+            # Logarithms of the expected errors: of each joint and frame; of the root's depth and of gravity.
+            self.point_spread_head = nn.Linear(width, window_frames)
+            self.scene_spread_head = nn.Linear(width, 2)
+            heads += [self.point_spread_head, self.scene_spread_head]
+        if is_episodic and num_prompts:
+            self.given_token = nn.Parameter(torch.zeros(width))
+        for head in heads:
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
@@ -188,10 +274,18 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.bank_rays_PFJ2.copy_(joints_cam_m_PFJ3[..., :2] / joints_cam_m_PFJ3[..., 2:])
         self.bank_gravity_P3.copy_(gravity_P3)
 
-    def lift(self, pose: Pose2D, intrinsics: NDArray[np.floating], fps: float) -> Pose3D:
+    def lift(
+        self,
+        pose: Pose2D,
+        intrinsics: NDArray[np.floating],
+        fps: float,
+        prompts: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
+    ) -> Pose3D:
         """Lift one clip of any length T >= 2; memory is bounded, time is linear in T.
 
-        pose: pixels of the image that intrinsics (3, 3) are for. Raises ValueError on a shorter clip or other shapes.
+        pose: pixels of the image that intrinsics (3, 3) are for.  prompts: solved windows of this performer before this
+        camera, joints (C, F, 17, 3) in metres in the camera frame and gravity (C, 3); the bank's where None.
+        Raises ValueError on a shorter clip, other shapes, and fewer prompts than num_prompts.
         """
         num_frames = len(pose.joints_px)
         wanted = (num_frames, NUM_JOINTS)
@@ -204,22 +298,59 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"fps {fps} must be positive")
         device = self.bank_gravity_P3.device
         with torch.no_grad():
-            joints_BTJ3, gravity_B3, static_B = self(
+            lifted = self.lift_batch(
                 torch.tensor(pose.joints_px, dtype=torch.float32, device=device)[None],
                 torch.tensor(pose.confidence, dtype=torch.float32, device=device)[None],
                 torch.tensor(np.asarray(intrinsics), dtype=torch.float32, device=device)[None],
                 torch.tensor([fps], dtype=torch.float32),
+                None if prompts is None or not self.num_prompts else self._given(*prompts),
             )
-        return Pose3D(joints_BTJ3[0].cpu().numpy(), gravity_B3[0].cpu().numpy(), float(torch.sigmoid(static_B[0])))
+        known = lifted.joints_spread_BTJ is not None
+        assert (lifted.root_spread_B is not None) == (lifted.gravity_spread_B is not None) == known
+        return Pose3D(
+            lifted.joints_BTJ3[0].cpu().numpy(),
+            lifted.gravity_B3[0].cpu().numpy(),
+            float(torch.sigmoid(lifted.static_logit_B[0])),
+            None if lifted.joints_spread_BTJ is None else lifted.joints_spread_BTJ[0].cpu().numpy(),
+            None if lifted.root_spread_B is None else float(lifted.root_spread_B[0]),
+            None if lifted.gravity_spread_B is None else float(torch.rad2deg(lifted.gravity_spread_B[0])),
+        )
+
+    def _given(self, joints_cam_m: NDArray[np.floating], gravity: NDArray[np.floating]) -> Prompts:
+        """Prompts of one clip, checked."""
+        wanted = (self.window_frames, NUM_JOINTS, 3)
+        if joints_cam_m.shape[1:] != wanted or gravity.shape != (len(joints_cam_m), 3):
+            raise ValueError(
+                f"prompts have shapes {joints_cam_m.shape} and {gravity.shape}, wanted (C, {wanted}), (C, 3)"
+            )
+        if len(joints_cam_m) < self.num_prompts:
+            raise ValueError(f"{len(joints_cam_m)} prompts are given, wanted at least num_prompts ({self.num_prompts})")
+        device = self.bank_gravity_P3.device
+        return Prompts(
+            torch.tensor(joints_cam_m, dtype=torch.float32, device=device)[None],
+            torch.tensor(gravity, dtype=torch.float32, device=device)[None],
+            torch.ones(1, dtype=torch.bool, device=device),
+        )
 
     def forward(
         self, joints_px_BTJ2: Tensor, confidence_BTJ: Tensor, intrinsics_B33: Tensor, fps_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """Joints, gravity and static logit of lift_batch with the bank's prompts."""
+        lifted = self.lift_batch(joints_px_BTJ2, confidence_BTJ, intrinsics_B33, fps_B)
+        return lifted.joints_BTJ3, lifted.gravity_B3, lifted.static_logit_B
+
+    def lift_batch(
+        self,
+        joints_px_BTJ2: Tensor,
+        confidence_BTJ: Tensor,
+        intrinsics_B33: Tensor,
+        fps_B: Tensor,
+        prompts: Prompts | None = None,
+    ) -> Lifted:
         """Lift clips of one length; differentiable in the weights.
 
         joints_px_BTJ2 pixels (anything, NaN too, where the confidence is below missing_below), confidence_BTJ in
-        [0, 1], intrinsics_B33 pixels, fps_B -> joints_cam_BTJ3 metres, absolute in the camera frame; gravity_B3 unit,
-        down, in the camera frame; static_logit_B.
+        [0, 1], intrinsics_B33 pixels, fps_B; prompts: given with the clips, of one number each.
         """
         num_clips, num_frames = confidence_BTJ.shape[:2]
         seen_BTJ = (confidence_BTJ >= self.missing_below) & joints_px_BTJ2.isfinite().all(-1)
@@ -230,7 +361,21 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         clip_N, frame_NF, weight_NF = (
             index.to(rays_BTJ2.device) for index in window_table(num_frames, fps_B.tolist(), self.window_frames)
         )
-        examples = self._examples()
+        examples = self._bank() if self.num_prompts else None
+        is_allowed_BP = None
+        if examples is not None and prompts is not None:
+            num_bank, num_given = len(examples.gravity_P3), prompts.gravity_BC3.shape[1]
+            examples = examples.followed_by(
+                _solved(
+                    prompts.joints_cam_m_BCFJ3.flatten(0, 1),
+                    prompts.gravity_BC3.flatten(0, 1),
+                    body_size(prompts.joints_cam_m_BCFJ3).mean(1).repeat_interleave(num_given),
+                )
+            )
+            own_BB = torch.eye(num_clips, dtype=torch.bool, device=rays_BTJ2.device) & prompts.is_given_B[:, None]
+            is_allowed_BP = torch.cat(
+                [~prompts.is_given_B[:, None].expand(-1, num_bank), own_BB.repeat_interleave(num_given, 1)], 1
+            )
         completed = []
         for clip_n, frame_nF, weight_nF in zip(
             clip_N.split(_WINDOWS_AT_ONCE), frame_NF.split(_WINDOWS_AT_ONCE), weight_NF.split(_WINDOWS_AT_ONCE)
@@ -238,8 +383,10 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             inside_nF1 = (weight_nF > 0)[..., None]
             sure_nFJ = sure_BTJ[clip_n[:, None], frame_nF] * inside_nF1
             windows = _normalise(rays_BTJ2[clip_n[:, None], frame_nF], sure_nFJ)
-            completed.append(self._complete(windows, examples))
-        joints_NFJ3, gravity_N3, static_N = (torch.cat(parts) for parts in zip(*completed))
+            is_allowed_nP = None if is_allowed_BP is None else is_allowed_BP[clip_n]
+            is_given_n = None if prompts is None else prompts.is_given_B[clip_n]
+            completed.append(self.complete(windows, examples, is_allowed_nP, is_given_n))
+        joints_NFJ3, gravity_N3, static_N, *spreads = (torch.cat(parts) for parts in zip(*completed))
 
         # Blend the windows in time.
         flat_NF = clip_N[:, None] * num_frames + frame_NF
@@ -252,43 +399,39 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         count_B = weight_NF.new_zeros(num_clips).index_add(0, clip_N, torch.ones_like(weight_NF[:, 0]))
         gravity_B3 = gravity_N3.new_zeros(num_clips, 3).index_add(0, clip_N, gravity_N3)
         static_B = static_N.new_zeros(num_clips).index_add(0, clip_N, static_N) / count_B
-        return joints_BTJ3, functional.normalize(gravity_B3, dim=-1), static_B
+        gravity_B3 = functional.normalize(gravity_B3, dim=-1)
+        if not spreads:
+            return Lifted(joints_BTJ3, gravity_B3, static_B, None, None, None)
+        spread_NFJ, scene_N2 = spreads
+        spread_BTJ = spread_NFJ.new_zeros(num_clips * num_frames, NUM_JOINTS)
+        spread_BTJ = spread_BTJ.index_add(0, flat_NF.flatten(), (weight_NF[..., None] * spread_NFJ).flatten(0, 1))
+        spread_BTJ = (spread_BTJ / total_BT[:, None]).unflatten(0, (num_clips, num_frames))
+        scene_B2 = scene_N2.new_zeros(num_clips, 2).index_add(0, clip_N, scene_N2) / count_B[:, None]
+        return Lifted(joints_BTJ3, gravity_B3, static_B, spread_BTJ, scene_B2[:, 0], scene_B2[:, 1])
 
-    def _examples(self) -> _Examples:
+    def _bank(self) -> _Examples:
         """The bank in the network's terms, each example followed (P later) by its mirror image."""
-        windows = _normalise(self.bank_rays_PFJ2, torch.ones_like(self.bank_rays_PFJ2[..., 0]))
-        joints_PFJ3 = self.bank_joints_cam_m_PFJ3
-        # The reference's depth is the torso's mean depth.
-        weight_J = joints_PFJ3.new_tensor(_REFERENCE_WEIGHT)
-        depth_PF = (joints_PFJ3[..., 2] * weight_J).sum(-1) / weight_J.sum()
-        reference_PF3 = (
-            torch.cat([windows.reference_NF2, torch.ones_like(depth_PF)[..., None]], -1) * depth_PF[..., None]
-        )
-        correction_PF = (depth_PF * windows.scale_N[:, None] / NOMINAL_EXTENT_M).log()
-        target_PFA3 = torch.cat(
-            [
-                (joints_PFJ3 - reference_PF3[:, :, None]) / NOMINAL_EXTENT_M,
-                torch.cat([windows.points_NFA2[:, :, -1], correction_PF[..., None]], -1)[:, :, None],
-            ],
-            2,
-        )
-        flip_2 = joints_PFJ3.new_tensor([-1.0, 1.0])
-        flip_3 = joints_PFJ3.new_tensor([-1.0, 1.0, 1.0])
-        mirror = [*MIRROR, NUM_JOINTS]
-        return _Examples(
-            _Windows(
-                torch.cat([windows.points_NFA2, windows.points_NFA2[:, :, mirror] * flip_2]),
-                torch.cat([windows.sure_NFA, windows.sure_NFA]),
-                torch.cat([windows.reference_NF2, windows.reference_NF2 * flip_2]),
-                torch.cat([windows.scale_N, windows.scale_N]),
-            ),
-            torch.cat([target_PFA3, target_PFA3[:, :, mirror] * flip_3]),
-            torch.cat([self.bank_gravity_P3, self.bank_gravity_P3 * flip_3]),
-        )
+        # Whose body a clip's is nobody knows: in the bank all are of the usual size.
+        size_P = torch.ones_like(self.bank_gravity_P3[:, 0])
+        examples = _solved(self.bank_joints_cam_m_PFJ3, self.bank_gravity_P3, size_P, self.bank_rays_PFJ2)
+        return examples.followed_by(examples.mirrored())
 
-    def _complete(self, query: _Windows, examples: _Examples) -> tuple[Tensor, Tensor, Tensor]:
-        """Joints (N, F, 17, 3) metres in the camera frame, gravity (N, 3) unit, static logit (N,) of the windows."""
-        prompt_NK = nearest_examples(query, examples, self.num_prompts)
+    def complete(
+        self,
+        query: _Windows,
+        examples: _Examples | None,
+        is_allowed_NP: Tensor | None,
+        is_given_N: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        """Joints (N, F, 17, 3) metres in the camera frame, gravity (N, 3) unit, static logit (N,) of the windows, and
+        with has_spread the expected errors of joints (N, F, 17) metres and of the root's depth and gravity (N, 2)."""
+        if examples is None:
+            guess_NFA3 = functional.pad(query.points_NFA2, (0, 1))
+            token_NLD = self._tokens(query, guess_NFA3, torch.zeros_like(guess_NFA3[:, 0, 0]))
+            for layer in self.layers:
+                token_NLD = layer(token_NLD)
+            return self._read_out(query, guess_NFA3, self.norm(token_NLD), torch.ones_like(query.scale_N))
+        prompt_NK = nearest_examples(query, examples, self.num_prompts, is_allowed_NP)
         prompts = examples.windows
         target_NFA3 = examples.target_PFA3[prompt_NK].mean(1)
         seen_NFA1 = (query.sure_NFA > 0)[..., None]
@@ -298,14 +441,11 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         gravity_N3 = examples.gravity_P3[prompt_NK].mean(1)
 
         query_NLD = self._tokens(query, guess_NFA3, gravity_N3)
+        if is_given_N is not None and self.config.is_episodic:
+            query_NLD = query_NLD + torch.where(is_given_N[:, None, None], self.given_token, 0.0)
         # Each example that any window uses goes through the layers once.
         used_U, which_NK = prompt_NK.unique(return_inverse=True)
-        used = _Windows(
-            prompts.points_NFA2[used_U],
-            prompts.sure_NFA[used_U],
-            prompts.reference_NF2[used_U],
-            prompts.scale_N[used_U],
-        )
+        used = _Windows(*(part[used_U] for part in _parts(prompts)))
         prompt_ULD = self._tokens(used, examples.target_PFA3[used_U], examples.gravity_P3[used_U])
         stream_MLD = torch.cat([query_NLD, prompt_ULD])
         for layer in self.layers[: self.merge_layer]:
@@ -314,7 +454,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         merged_NLD = 0.5 * (query_NLD + prompt_ULD[which_NK].mean(1))
         for layer in self.layers[self.merge_layer :]:
             merged_NLD = layer(merged_NLD)
-        return self._read_out(query, guess_NFA3, self.norm(merged_NLD))
+        return self._read_out(query, guess_NFA3, self.norm(merged_NLD), examples.size_P[prompt_NK].mean(1))
 
     def _tokens(self, windows: _Windows, target_NFA3: Tensor, gravity_N3: Tensor) -> Tensor:
         """(N, A + 1 + F, D): points, scene, frames; each says what is seen and what the target is or may be."""
@@ -327,19 +467,28 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frame_NFD = self.embed_frame(joined_NFA6.flatten(2))
         return torch.cat([point_NAD, scene_N1D, frame_NFD], 1) + self.position
 
-    def _read_out(self, query: _Windows, guess_NFA3: Tensor, token_NLD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _read_out(self, query: _Windows, guess_NFA3: Tensor, token_NLD: Tensor, size_N: Tensor) -> tuple[Tensor, ...]:
+        """From tokens to metres. The network speaks of a body of the usual size; the prompts' is put in its place."""
         num_points = NUM_JOINTS + 1
         point_NAD, scene_N1D, frame_NFD = token_NLD.split([num_points, 1, self.window_frames], 1)
         output_NFA3 = self.guess_share * guess_NFA3 + self.frame_head(frame_NFD).unflatten(-1, (num_points, 3))
         output_NFA3 = output_NFA3 + self.point_head(point_NAD).unflatten(-1, (self.window_frames, 3)).transpose(1, 2)
         log_depth_N1, down_N3, static_N1 = self.scene_head(scene_N1D[:, 0]).split([1, 3, 1], -1)
 
-        depth_NF = NOMINAL_EXTENT_M / query.scale_N[:, None] * (output_NFA3[:, :, -1, 2] + log_depth_N1).exp()
+        depth_NF = (size_N * NOMINAL_EXTENT_M / query.scale_N)[:, None] * (
+            output_NFA3[:, :, -1, 2] + log_depth_N1
+        ).exp()
         reference_NF3 = torch.cat([query.reference_NF2, torch.ones_like(depth_NF)[..., None]], -1) * depth_NF[..., None]
-        joints_NFJ3 = reference_NF3[:, :, None] + NOMINAL_EXTENT_M * output_NFA3[:, :, :-1]
+        extent_N111 = size_N[:, None, None, None] * NOMINAL_EXTENT_M
+        joints_NFJ3 = reference_NF3[:, :, None] + extent_N111 * output_NFA3[:, :, :-1]
         # A level camera is where gravity starts from.
         gravity_N3 = functional.normalize(down_N3 + down_N3.new_tensor([0.0, 1.0, 0.0]), dim=-1)
-        return joints_NFJ3, gravity_N3, static_N1[:, 0]
+        found = joints_NFJ3, gravity_N3, static_N1[:, 0]
+        if not self.config.has_spread:
+            return found
+        spread_NFJ = NOMINAL_SPREAD_M * self.point_spread_head(point_NAD[:, :-1]).transpose(1, 2).clamp(-6, 6).exp()
+        scene_N2 = NOMINAL_SCENE_SPREAD * self.scene_spread_head(scene_N1D[:, 0]).clamp(-6, 6).exp()
+        return *found, spread_NFJ, scene_N2
 
 
 class _Layer(nn.Module):
@@ -371,14 +520,46 @@ def _mlp(width: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
 
-def nearest_examples(query: _Windows, examples: _Examples, count: int) -> Tensor:
-    """(N, count) long: the examples whose normalised 2D is nearest to each window's, mean over what the query saw."""
+def nearest_examples(query: _Windows, examples: _Examples, count: int, is_allowed_NP: Tensor | None = None) -> Tensor:
+    """(N, count) long: the examples whose normalised 2D is nearest to each window's, mean over what the query saw.
+
+    is_allowed_NP bool: which examples a window may take; all without it.
+    """
     weight_NX = query.sure_NFA[:, :, :NUM_JOINTS, None].expand(-1, -1, -1, 2).flatten(1)
     query_NX = query.points_NFA2[:, :, :NUM_JOINTS].flatten(1)
     example_PX = examples.windows.points_NFA2[:, :, :NUM_JOINTS].flatten(1)
     # sum w (q - e)^2 without its first term, which is the same for all examples.
     distance_NP = weight_NX @ example_PX.square().T - 2 * (weight_NX * query_NX) @ example_PX.T
+    if is_allowed_NP is not None:
+        distance_NP = distance_NP.masked_fill(~is_allowed_NP, torch.inf)
     return distance_NP.topk(count, dim=1, largest=False).indices
+
+
+def body_size(joints_m_PFJ3: Tensor) -> Tensor:
+    """(...,) from joints (..., F, 17, 3) metres: all bones' lengths, mean over frames, over NOMINAL_BONES_M."""
+    parents, children = zip(*BONES)
+    lengths_m = (joints_m_PFJ3[..., list(children), :] - joints_m_PFJ3[..., list(parents), :]).norm(dim=-1)
+    size: Tensor = lengths_m.sum(-1).mean(-1) / NOMINAL_BONES_M
+    return size
+
+
+def _solved(joints_PFJ3: Tensor, gravity_P3: Tensor, size_P: Tensor, rays_PFJ2: Tensor | None = None) -> _Examples:
+    """Solved windows in the network's terms, of bodies size_P times as large as usual.
+
+    Their 2D halves are exact projections.
+    """
+    if rays_PFJ2 is None:
+        rays_PFJ2 = joints_PFJ3[..., :2] / joints_PFJ3[..., 2:]
+    windows = _normalise(rays_PFJ2, torch.ones_like(rays_PFJ2[..., 0]))
+    # The reference's depth is the torso's mean depth.
+    weight_J = joints_PFJ3.new_tensor(_REFERENCE_WEIGHT)
+    depth_PF = (joints_PFJ3[..., 2] * weight_J).sum(-1) / weight_J.sum()
+    reference_PF3 = torch.cat([windows.reference_NF2, torch.ones_like(depth_PF)[..., None]], -1) * depth_PF[..., None]
+    extent_P1 = size_P[:, None] * NOMINAL_EXTENT_M
+    correction_PF1 = (depth_PF * windows.scale_N[:, None] / extent_P1).log()[..., None]
+    about_PFJ3 = (joints_PFJ3 - reference_PF3[:, :, None]) / extent_P1[..., None, None]
+    path_PF13 = torch.cat([windows.points_NFA2[:, :, -1], correction_PF1], -1)[:, :, None]
+    return _Examples(windows, torch.cat([about_PFJ3, path_PF13], 2), gravity_P3, size_P)
 
 
 def window_table(num_frames: int, fps: list[float], window_frames: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -429,3 +610,7 @@ def _normalise(rays_NFJ2: Tensor, sure_NFJ: Tensor) -> _Windows:
     # What was not seen has no place.
     points_NFA2 = torch.where(sure_NFA[..., None] > 0, points_NFA2, 0.0)
     return _Windows(points_NFA2, sure_NFA, reference_NF2, scale_N)
+
+
+def _parts(windows: _Windows) -> tuple[Tensor, ...]:
+    return tuple(getattr(windows, field.name) for field in fields(windows))

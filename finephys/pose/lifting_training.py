@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from finephys.pose.camera import focal_and_centre, project
-from finephys.pose.lifting import Lifter, LifterConfig
-from finephys.pose.windows import sample_window
+from finephys.pose.lifting import Lifter, LifterConfig, Prompts
+from finephys.pose.windows import EPISODE_PROMPTS, sample_window
 
 # The folder of the lifter in a pipeline folder.
 LIFTER_FOLDER = "lifter"
@@ -28,6 +28,9 @@ _BANK_SEED = 1_000_003
 
 # Share of the training windows of which only a part is given, as of clips shorter than a window.
 _SHORT_SHARE = 0.1
+
+# Share of the windows that come with their own prompts; the bank completes the others.
+_GIVEN_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,13 @@ class LiftingTrainingConfig:
     reprojection_weight: float = 0.3  # per metre at the root's depth
     gravity_weight: float = 0.1  # per radian
     static_weight: float = 0.01  # per nat
+    spread_weight: float = 0.02  # per nat; moves the expected errors towards the errors, and never the errors
+
+    def __post_init__(self) -> None:
+        if self.lifter.num_prompts > EPISODE_PROMPTS:
+            raise ValueError(
+                f"lifter.num_prompts is {self.lifter.num_prompts}, training's episodes have {EPISODE_PROMPTS}"
+            )
 
 
 class LiftingTraining(nn.Module):
@@ -56,19 +66,21 @@ class LiftingTraining(nn.Module):
         """Scalar losses of a batch as collate makes it: "loss" is minimised, the rest says what it consists of.
 
         mpjpe_mm, velocity: root-relative joints, m/s; root: relative error of the root's depth; reprojection: metres;
-        gravity_deg; static: nats.
+        gravity_deg; static, spread: nats.
         """
         config = self.config
         truth_BFJ3, gravity_B3 = batch["joints_cam_m"], batch["gravity"]
-        lifted_BFJ3, down_B3, static_logit_B = self.lifter(
-            batch["joints_px"], batch["confidence"], batch["intrinsics"], batch["fps"]
+        lifted = self.lifter.lift_batch(
+            batch["joints_px"], batch["confidence"], batch["intrinsics"], batch["fps"], _prompts(batch)
         )
+        lifted_BFJ3, down_B3, static_logit_B = lifted.joints_BTJ3, lifted.gravity_B3, lifted.static_logit_B
         error_BFJ3 = (lifted_BFJ3 - lifted_BFJ3[:, :, :1]) - (truth_BFJ3 - truth_BFJ3[:, :, :1])
         mpjpe_m = error_BFJ3.norm(dim=-1).mean()
         velocity = ((error_BFJ3[:, 1:] - error_BFJ3[:, :-1]) * batch["fps"][:, None, None, None]).norm(dim=-1).mean()
 
         depth_BF1 = truth_BFJ3[:, :, 0, 2:]
-        root = (lifted_BFJ3[:, :, 0, 2:].clamp_min(0.05) / depth_BF1).log().abs().mean()
+        depth_error_BF1 = (lifted_BFJ3[:, :, 0, 2:].clamp_min(0.05) / depth_BF1).log().abs()
+        root = depth_error_BF1.mean()
         # Off by how many metres at the root's depth.
         focal_px, _ = focal_and_centre(batch["intrinsics"])
         missed_px = project(lifted_BFJ3, batch["intrinsics"][:, None]) - project(
@@ -77,7 +89,8 @@ class LiftingTraining(nn.Module):
         reprojection = (missed_px / focal_px[:, None] * depth_BF1[..., None]).norm(dim=-1).mean()
         cosine_B = (down_B3 * gravity_B3).sum(-1)
         sine_B = torch.linalg.cross(down_B3, gravity_B3).norm(dim=-1)
-        angle = torch.atan2(sine_B, cosine_B).mean()
+        angle_B = torch.atan2(sine_B, cosine_B)
+        angle = angle_B.mean()
         static = functional.binary_cross_entropy_with_logits(static_logit_B, batch["is_static"])
 
         loss = (
@@ -88,6 +101,17 @@ class LiftingTraining(nn.Module):
             + config.gravity_weight * angle
             + config.static_weight * static
         )
+        terms = (
+            {}
+            if lifted.joints_spread_BTJ is None
+            else {
+                "spread": _laplace(error_BFJ3.norm(dim=-1), lifted.joints_spread_BTJ)
+                + _laplace(depth_error_BF1.mean((1, 2)), lifted.root_spread_B)
+                + _laplace(angle_B, lifted.gravity_spread_B)
+            }
+        )
+        for spread in terms.values():
+            loss = loss + config.spread_weight * spread
         return {
             "loss": loss,
             "mpjpe_mm": 1000 * mpjpe_m,
@@ -96,11 +120,24 @@ class LiftingTraining(nn.Module):
             "reprojection": reprojection,
             "gravity_deg": torch.rad2deg(angle),
             "static": static,
+            **terms,
         }
 
     def export(self, folder: Path) -> None:
         """Write the lifter to `folder`/lifter."""
         self.lifter.save_pretrained(folder / LIFTER_FOLDER, safe_serialization=True)
+
+
+def _prompts(batch: dict[str, Tensor]) -> Prompts | None:
+    if "prompt_joints_cam_m" not in batch:
+        return None
+    return Prompts(batch["prompt_joints_cam_m"], batch["prompt_gravity"], batch["is_given"])
+
+
+def _laplace(error: Tensor, spread: Tensor | None) -> Tensor:
+    """Mean of log s + e / s in nats, least where s is the mean of e: a Laplace density's. Errors get no gradient."""
+    assert spread is not None
+    return (spread.log() + error.detach() / spread).mean()
 
 
 def collate(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
@@ -123,6 +160,10 @@ def collate(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, T
         batch["joints_px"].append(row["joints_px"][piece])
         batch["confidence"].append(confidence)
     tensors = {name: torch.from_numpy(np.stack(values)) for name, values in batch.items()}
+    if "prompt_joints_cam_m" in rows[0]:
+        tensors["is_given"] = torch.from_numpy(rng.random(len(rows)) < _GIVEN_SHARE)
+        for name in ("prompt_joints_cam_m", "prompt_gravity"):
+            tensors[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
     for name in ("intrinsics", "gravity", "fps", "is_static"):
         tensors[name] = torch.from_numpy(np.stack([np.asarray(row[name], np.float32) for row in rows]))
     return tensors

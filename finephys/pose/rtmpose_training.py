@@ -37,26 +37,30 @@ class Pose2DTrainingConfig:
     shift: of the body's centre, in shares of the box's side.
     hidden_weight, outside_weight: of joints that are occluded or outside the crop; 1 for visible ones.
     nobody_probability: crops of plain colour or noise, where every joint's target is even.
+
+    The network is still under-fitted (PCK 0.05 on training clips 0.57, on held-out ones 0.50), so that augmentation
+    takes from it: 510 steps of 32 crops (80 s of one core, lr 2e-3) from the shipped weights reached 0.571 held out
+    with these probabilities, and 0.520 with twice as large ones and scale up to 2.6. One run each.
     """
 
     lr: float = 2e-3
     crops_per_step: int = 32
     num_steps: int = 5000
-    scale: tuple[float, float] = (1.1, 2.6)
+    scale: tuple[float, float] = (1.1, 1.8)
     shift: float = 0.12
     rotation_degrees: float = 180.0
     # The other crops keep to angles as filmed, where the boxes of `estimate` are.
     turned_probability: float = 0.4
     tilt_degrees: float = 20.0
     flip_probability: float = 0.5
-    colour_probability: float = 0.7
-    grey_probability: float = 0.15
+    colour_probability: float = 0.3
+    grey_probability: float = 0.05
     # Of the logarithm, and of levels 0..255.
     contrast_deviation: float = 0.25
     brightness_deviation: float = 20.0
-    blur_probability: float = 0.3
+    blur_probability: float = 0.15
     noise_probability: float = 0.3
-    cutout_probability: float = 0.4
+    cutout_probability: float = 0.2
     nobody_probability: float = 0.02
     hidden_weight: float = 0.5
     outside_weight: float = 0.1

@@ -9,6 +9,8 @@ Two kinds of motion: motion capture on random performers, and flights made of it
 captured, the centre of mass falls at g and the body turns so that its angular momentum stays what it was at take-off.
 Speeds vary only with size (Froude): a body b times as large moves in time sqrt(b) times as long, so that gravity holds.
 
+An episode is a window with prompts: other motions of the same performer, seen by the same camera from other sides.
+
 A window depends on nothing but (index, seed); a process computes the motions once, in seconds, and keeps them.
 """
 
@@ -47,6 +49,15 @@ MOVING_CAMERA_SHARE = 0.2
 # Longer than a gymnast stays up, so that a window of 32 frames at 30 a second fits into one flight.
 FLIGHT_S = 1.2
 
+# Prompts of an episode, of this many frames at 30 fps: what the lifter completes a query with (lifting.py).
+EPISODE_PROMPTS = 2
+_PROMPT_FRAMES = 16
+# How large performers are, besides their shapes: in training, and outside of it (the ends of this range).
+_SIZES = (0.9, 1.1)
+_OUTSIDE_SIZES = (0.75, 1.25)
+# How far down a camera outside of training looks; training's look up to 40 degrees down.
+_OUTSIDE_PITCH_DEGREES = (45.0, 60.0)
+
 _MOTION_FPS = 60.0
 _FLIGHT_FPS = 120.0
 
@@ -65,11 +76,12 @@ _NOISE_FACTOR = np.array([1.4 if name.endswith(("wrist", "ankle", "head")) else 
 
 @dataclass(frozen=True, kw_only=True)
 class _Track:
-    """joints_m (K,17,3) in the world and in_flight (K,) at fps frames a second."""
+    """joints_m (K,17,3) in the world and in_flight (K,) at fps frames a second; performer: number in the split."""
 
     joints_m: NDArray[np.float32]
     in_flight: NDArray[np.bool_]
     fps: float
+    performer: int
 
     @property
     def duration_s(self) -> float:
@@ -95,6 +107,8 @@ def sample_window(
     num_frames: int = 32,
     fps: float = 30.0,
     is_corrupted: bool = True,
+    num_prompts: int = 0,
+    is_outside_training: bool = False,
 ) -> dict[str, Any]:
     """Window number `index` of the endless sequence `seed`.
 
@@ -102,13 +116,18 @@ def sample_window(
     joints_cam_m (T,17,3) metres, camera frame; joints_px (T,17,2) and confidence (T,17) as a detector finds them, or
     exact with confidence 1 if not is_corrupted; intrinsics (3,3); gravity (3,) unit, down, in the camera frame, the
     mean of the frames'; in_flight (T,) bool. float32.
+    With num_prompts C also prompt_joints_cam_m (C,16,17,3) and prompt_gravity (C,3), at 30 fps in the camera of the
+    middle frame.  is_outside_training: bodies larger or smaller, and cameras steeper, than any that training sees.
     split "test": performers and motions that "train" never shows.
     Raises ValueError if no motion is long enough for the window.
     """
     # Test windows of one seed share no random numbers with train windows.
     rng = np.random.default_rng((seed, index, int(split == "test")))
-    joints_m, in_flight = _sample_motion(rng, split, num_frames, fps)
-    camera = _sample_camera(rng, joints_m, fps)
+    size = float(rng.uniform(*_SIZES))
+    if is_outside_training:
+        size = float(rng.choice(_OUTSIDE_SIZES))
+    joints_m, in_flight, performer = _sample_motion(rng, split, num_frames, fps, size)
+    camera = _sample_camera(rng, joints_m, fps, is_outside_training)
     joints_cam_m = np.einsum("tab,tjb->tja", camera.rotation, joints_m) + camera.translation[:, None]
     focal_px, centre_px = camera.intrinsics[0, 0], camera.intrinsics[:2, 2]
     joints_px = focal_px * joints_cam_m[..., :2] / joints_cam_m[..., 2:] + centre_px
@@ -116,7 +135,19 @@ def sample_window(
     if is_corrupted:
         joints_px, confidence = _corrupt(rng, joints_px, camera.size)
     down = -camera.rotation[:, :, 1].mean(0)
+    prompts: dict[str, Any] = {}
+    if num_prompts:
+        # Their own random numbers: a window is the same with and without them.
+        prompts = _sample_prompts(
+            np.random.default_rng((seed, index, 2 + int(split == "test"))),
+            [track for track in _tracks(split) if track.performer == performer],
+            camera,
+            joints_m[:, 0].mean(0),
+            size,
+            num_prompts,
+        )
     return {
+        **prompts,
         "index": index,
         "joints_cam_m": joints_cam_m.astype(np.float32),
         "joints_px": joints_px.astype(np.float32),
@@ -131,13 +162,41 @@ def sample_window(
     }
 
 
+def _sample_prompts(
+    rng: np.random.Generator,
+    tracks: list[_Track],
+    camera: _Camera,
+    root_m: FLOATS,
+    size: float,
+    num_prompts: int,
+) -> dict[str, Any]:
+    """Pieces of the performer's tracks, turned about the vertical and moved to root_m (3,), seen by the camera."""
+    middle = len(camera.rotation) // 2
+    rotation, translation = camera.rotation[middle], camera.translation[middle]
+    prompts = np.empty((num_prompts, _PROMPT_FRAMES, NUM_JOINTS, 3), np.float32)
+    for prompt in prompts:
+        track = tracks[rng.integers(len(tracks))]
+        step = track.fps / 30.0 / np.sqrt(size)
+        # A recording that is too short stays on its last pose.
+        start = rng.uniform(0.0, max(0.0, len(track.joints_m) - 1 - step * (_PROMPT_FRAMES - 1)))
+        position = np.minimum(start + step * np.arange(_PROMPT_FRAMES), len(track.joints_m) - 1)
+        joints_m = size * _at(track, position)[0]
+        joints_m = joints_m @ Rotation.from_rotvec([0.0, rng.uniform(0, 2 * np.pi), 0.0]).as_matrix().T
+        joints_m = joints_m + (root_m - joints_m[:, 0].mean(0)) * [1.0, 0.0, 1.0]
+        seen_m = joints_m @ rotation.T + translation
+        # Where it would run into the camera it starts farther away.
+        seen_m[..., 2] += max(0.0, 1.0 - seen_m[..., 2].min())
+        prompt[:] = seen_m
+    down = np.tile(-rotation[:, 1], (num_prompts, 1)).astype(np.float32)
+    return {"prompt_joints_cam_m": prompts, "prompt_gravity": down}
+
+
 def _sample_motion(
-    rng: np.random.Generator, split: Split, num_frames: int, fps: float
-) -> tuple[FLOATS, NDArray[np.bool_]]:
-    """Joints (T,17,3) in the world and in_flight (T,): a piece of a random track, resized, mirrored, turned."""
+    rng: np.random.Generator, split: Split, num_frames: int, fps: float, size: float
+) -> tuple[FLOATS, NDArray[np.bool_], int]:
+    """Joints (T,17,3) in the world, in_flight (T,) and the performer's number: a piece of a random track, resized by
+    `size` (a body of this factor takes its square root times as long, Froude) and mirrored or not."""
     wanted_s = (num_frames - 1) / fps
-    # Froude: a body of this factor takes sqrt(factor) times as long.
-    size = rng.uniform(0.92, 1.08)
     flights = [track for track in _flights(split) if track.duration_s * np.sqrt(size) > wanted_s]
     tracks = [track for track in _tracks(split) if track.duration_s * np.sqrt(size) > wanted_s]
     if not flights and not tracks:
@@ -154,7 +213,7 @@ def _sample_motion(
     joints_m = size * joints_m
     if rng.random() < 0.5:
         joints_m = joints_m[:, MIRROR] * np.array([1.0, 1.0, -1.0])
-    return joints_m, in_flight
+    return joints_m, in_flight, track.performer
 
 
 def _at(track: _Track, position: NDArray[np.floating]) -> tuple[FLOATS, NDArray[np.bool_]]:
@@ -175,7 +234,7 @@ def _tracks(split: Split) -> tuple[_Track, ...]:
     for name in motion_names(split):
         capture = load_capture(name)
         captured = capture.motion(0, capture.num_frames(_MOTION_FPS), fps=_MOTION_FPS)
-        for performer in _performers(split):
+        for number, performer in enumerate(_performers(split)):
             size = rest_body(performer.shape).size
             motion = Motion(
                 root_m=size * captured.root_m,
@@ -185,7 +244,7 @@ def _tracks(split: Split) -> tuple[_Track, ...]:
             )
             in_flight, _ = performer_contacts(motion, performer)
             joints_m = performer_joints(motion, performer).astype(np.float32)
-            tracks.append(_Track(joints_m=joints_m, in_flight=in_flight, fps=motion.fps))
+            tracks.append(_Track(joints_m=joints_m, in_flight=in_flight, fps=motion.fps, performer=number))
     return tuple(tracks)
 
 
@@ -215,8 +274,10 @@ def _flights(split: Split) -> tuple[_Track, ...]:
     tracks, num_flights = _tracks(split), NUM_FLIGHTS[split]
     num_frames = round(FLIGHT_S * _FLIGHT_FPS) + 1
     shapes_m = np.empty((num_flights, num_frames, NUM_JOINTS, 3))
+    performer_of = []
     for flight in range(num_flights):
         track = tracks[rng.integers(len(tracks))]
+        performer_of.append(track.performer)
         step = min(rng.uniform(0.8, 1.3), 0.99 * track.duration_s / FLIGHT_S) * track.fps / _FLIGHT_FPS
         start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
         shape_m, _ = _at(track, start + step * np.arange(num_frames))
@@ -242,7 +303,10 @@ def _flights(split: Split) -> tuple[_Track, ...]:
     center = torch.from_numpy(takeoff)[:, None] * time_s + 0.5 * gravity * time_s**2
     joints_m = joints_of(x + center[:, :, None]).numpy().astype(np.float32)
     in_flight = np.ones(num_frames, bool)
-    return tuple(_Track(joints_m=flight, in_flight=in_flight, fps=_FLIGHT_FPS) for flight in joints_m)
+    return tuple(
+        _Track(joints_m=flight, in_flight=in_flight, fps=_FLIGHT_FPS, performer=number)
+        for flight, number in zip(joints_m, performer_of)
+    )
 
 
 def _turn_freely(body: Body, x: Tensor, first: Tensor, spin: Tensor) -> Tensor:
@@ -276,13 +340,17 @@ def _cross_matrix(w: Tensor) -> Tensor:
     return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
 
 
-def _sample_camera(rng: np.random.Generator, joints_m: FLOATS, fps: float) -> _Camera:
+def _sample_camera(
+    rng: np.random.Generator, joints_m: FLOATS, fps: float, is_outside_training: bool = False
+) -> _Camera:
     """A camera that stands or turns after the performer, who fills 45 to 80 % of the image."""
     is_static = rng.random() >= MOVING_CAMERA_SHARE
     height, width = _IMAGE_SIZES[0 if rng.random() < _DEMO_SIZE_SHARE else rng.integers(len(_IMAGE_SIZES))]
     focal_px = 0.5 * max(height, width) / np.tan(np.radians(rng.uniform(20.0, 45.0)) / 2)
     intrinsics = np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
     pitch = np.radians(rng.uniform(-5.0, 20.0) if rng.random() < 0.8 else rng.uniform(-20.0, 40.0))
+    if is_outside_training:
+        pitch = np.radians(rng.uniform(*_OUTSIDE_PITCH_DEGREES))
     rotation = _camera_rotation(rng.uniform(0.0, 2 * np.pi), pitch, np.radians(rng.normal(0.0, 1.5)))
 
     looked_at_m = joints_m[:, 0].mean(0)

@@ -8,9 +8,9 @@ import torch
 
 from finephys.pose.camera import project
 from finephys.pose.estimator import Pose2D
-from finephys.pose.lifting import Lifter, LifterConfig, Pose3D, window_table
+from finephys.pose.lifting import Lifter, LifterConfig, Pose3D, Prompts, window_table
 from finephys.pose.lifting_training import LiftingTraining, LiftingTrainingConfig, build, choose_bank, collate
-from finephys.pose.windows import sample_window
+from finephys.pose.windows import EPISODE_PROMPTS, sample_window
 from finephys.skeleton import MIRROR
 
 SMALL = LifterConfig(width=16, num_layers=3, num_heads=2, bank_size=24)
@@ -153,6 +153,61 @@ def test_saved_and_loaded_it_lifts_the_same(lifter: Lifter, tmp_path: Path) -> N
     np.testing.assert_array_equal(loaded.lift(pose, INTRINSICS, 30.0).joints_cam_m, wanted.joints_cam_m)
 
 
+def test_prompts_that_are_given_take_the_banks_place_for_their_own_clip_only(lifter: Lifter) -> None:
+    rows = [sample_window(index, 0, num_frames=16, num_prompts=EPISODE_PROMPTS) for index in range(2)]
+    batch = {name: torch.stack([torch.from_numpy(np.asarray(row[name])) for row in rows]) for name in rows[0]}
+    fps = batch["fps"].float()
+    arguments = (batch["joints_px"], batch["confidence"], batch["intrinsics"], fps)
+    prompts = Prompts(batch["prompt_joints_cam_m"], batch["prompt_gravity"], torch.tensor([True, False]))
+    with torch.no_grad():
+        mixed, of_bank = lifter.lift_batch(*arguments, prompts).joints_BTJ3, lifter(*arguments)[0]
+    given = (rows[0]["prompt_joints_cam_m"], rows[0]["prompt_gravity"])
+    alone = lifter.lift(Pose2D(rows[0]["joints_px"], rows[0]["confidence"]), rows[0]["intrinsics"], 30.0, given)
+    np.testing.assert_allclose(mixed[0].numpy(), alone.joints_cam_m, atol=1e-4)
+    np.testing.assert_allclose(mixed[1].numpy(), of_bank[1].numpy(), atol=1e-4)
+    assert not np.allclose(mixed[0].numpy(), of_bank[0].numpy(), atol=1e-3)
+    with pytest.raises(ValueError, match="1 prompts are given"):
+        lifter.lift(clip(20), INTRINSICS, 30.0, (given[0][:1], given[1][:1]))
+    with pytest.raises(ValueError, match="prompts have shapes"):
+        lifter.lift(clip(20), INTRINSICS, 30.0, (given[0][:, :5], given[1]))
+
+
+def test_the_result_is_as_large_as_the_prompts_that_are_given(lifter: Lifter) -> None:
+    """A world twice as large looks the same: only the prompts can tell, and everything scales with them."""
+    row = sample_window(3, 0, num_frames=16, num_prompts=EPISODE_PROMPTS)
+    pose = Pose2D(row["joints_px"], row["confidence"])
+    usual, large = (
+        lifter.lift(pose, row["intrinsics"], 30.0, (factor * row["prompt_joints_cam_m"], row["prompt_gravity"]))
+        for factor in (1.0, 2.0)
+    )
+    np.testing.assert_allclose(large.joints_cam_m, 2 * usual.joints_cam_m, rtol=1e-4, atol=1e-3)
+
+
+def test_every_output_says_how_far_off_it_expects_to_be(lifter: Lifter) -> None:
+    lifted = lifter.lift(clip(40), INTRINSICS, 30.0)
+    assert lifted.joints_spread_m is not None
+    assert lifted.root_spread is not None
+    assert lifted.gravity_spread_deg is not None
+    assert lifted.joints_spread_m.shape == (40, 17)
+    assert lifted.joints_spread_m.min() > 0
+    assert lifted.root_spread > 0
+    assert lifted.gravity_spread_deg > 0
+
+
+def test_weights_saved_without_spreads_say_that_they_know_none() -> None:
+    shipped = Lifter.from_pretrained("finephys/assets/pipeline", subfolder="lifter", torch_dtype=torch.float32)
+    assert shipped.lift(clip(20), INTRINSICS, 30.0).joints_spread_m is None
+
+
+def test_without_prompts_the_bank_does_not_matter(lifter: Lifter) -> None:
+    torch.manual_seed(0)
+    alone = Lifter(**{**asdict(SMALL), "num_prompts": 0})
+    torch.nn.init.normal_(alone.point_head.weight, 0, 0.02)
+    before = alone.lift(clip(20), INTRINSICS, 30.0).joints_cam_m
+    alone.set_bank(lifter.bank_joints_cam_m_PFJ3, lifter.bank_gravity_P3)
+    np.testing.assert_array_equal(alone.lift(clip(20), INTRINSICS, 30.0).joints_cam_m, before)
+
+
 def test_sizes_are_within_what_the_pipeline_allows() -> None:
     lifter = Lifter(**asdict(LifterConfig()))
     assert sum(parameter.numel() for parameter in lifter.parameters()) <= 600_000
@@ -172,7 +227,7 @@ def test_a_few_steps_of_training_lower_the_loss(lifter: Lifter) -> None:
     fresh = Lifter(**asdict(SMALL))
     fresh.set_bank(lifter.bank_joints_cam_m_PFJ3, lifter.bank_gravity_P3)
     module = LiftingTraining(fresh, config)
-    batch = collate([sample_window(index, 0) for index in range(16)], np.random.default_rng(0))
+    batch = collate([sample_window(index, 0, num_prompts=2) for index in range(16)], np.random.default_rng(0))
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):

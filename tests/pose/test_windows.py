@@ -108,3 +108,27 @@ def test_the_sampled_flight_still_falls_at_g_under_a_static_camera() -> None:
 def test_a_window_longer_than_every_motion_is_refused() -> None:
     with pytest.raises(ValueError, match="no motion is as long as the window's 400 frames at 30"):
         sample_window(0, 0, num_frames=400)
+
+
+def test_prompts_share_the_performer_and_the_camera_and_leave_the_window_as_it_is() -> None:
+    for index in range(12):
+        plain, episode = sample_window(index, 7), sample_window(index, 7, num_prompts=2)
+        np.testing.assert_array_equal(plain["joints_px"], episode["joints_px"])
+        assert episode["prompt_joints_cam_m"].shape == (2, 16, 17, 3)
+        assert episode["prompt_joints_cam_m"][..., 2].min() > 0.9
+        lengths_m = bone_lengths(torch.from_numpy(episode["joints_cam_m"])).mean(0)
+        theirs_m = bone_lengths(torch.from_numpy(episode["prompt_joints_cam_m"])).mean((0, 1))
+        np.testing.assert_allclose(theirs_m.numpy(), lengths_m.numpy(), atol=0.02)
+        np.testing.assert_allclose(episode["prompt_gravity"][0], episode["gravity"], atol=0.2)
+
+
+def test_outside_training_bodies_and_cameras_are_others() -> None:
+    rows = [sample_window(index, 7, is_corrupted=False, is_outside_training=True) for index in range(30)]
+    lengths_m = np.array([bone_lengths(torch.from_numpy(row["joints_cam_m"])).sum(-1).mean() for row in rows])
+    usual_m = np.array(
+        [bone_lengths(torch.from_numpy(sample_window(index, 7)["joints_cam_m"])).sum(-1).mean() for index in range(30)]
+    )
+    assert lengths_m.min() < usual_m.min()
+    assert lengths_m.max() > usual_m.max()
+    # 45 degrees down and more: gravity has at least as much of the view's axis as of the image's.
+    assert np.mean([row["gravity"][2] > 0.65 for row in rows if row["is_static"]]) == 1

@@ -1,0 +1,125 @@
+"""How fast 2D pose and lifting are, beside the networks' own forward passes in the same run.
+
+Path:    random clips -> figures
+Letters: T frames, N windows
+Units:   frames per second, milliseconds
+
+The ceiling of 2D pose is the network on as many crops as `estimate` cuts (two passes, so two a frame), in the same
+batches; that of lifting is the network on windows that lie ready. Both sides take turns, and medians are compared.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finephys.evaluation.figures import Figure
+from finephys.pose.estimator import Pose2D
+from finephys.pose.lifting import Lifter
+from finephys.pose.rtmpose import CROPS_PER_FORWARD, RTMPose
+
+PIPELINE = Path(__file__).parent.parent / "assets" / "pipeline"
+NUM_FRAMES = 64
+NUM_CLIPS = 16
+REPEATS = 7
+# Clip lengths over which the cost of lifting is fitted.
+LENGTHS = (500, 1000, 2000, 4000)
+FPS = 30.0
+_SIDE_PX = 128
+
+
+def measure() -> list[Figure]:
+    """All figures, of the shipped weights on the CPU threads that torch has."""
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        return [*_pose_figures(rng), *_lifting_figures(rng), *_length_figures(rng)]
+
+
+def _pose_figures(rng: np.random.Generator) -> list[Figure]:
+    estimator: RTMPose = RTMPose.from_pretrained(PIPELINE, subfolder="pose_estimator", torch_dtype=torch.float32).eval()
+    frames_THWC = rng.integers(0, 256, (NUM_FRAMES, _SIDE_PX, _SIDE_PX, 3), np.uint8)
+    crops_NCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+
+    def bare() -> None:
+        for _ in range(2):
+            for crops in crops_NCHW.split(CROPS_PER_FORWARD):
+                estimator(crops)
+
+    whole_s, bare_s = _seconds(lambda: estimator.estimate(frames_THWC), bare)
+    return [
+        Figure(name="pose2d_frames_per_s", value=NUM_FRAMES / whole_s),
+        Figure(name="pose2d_bare_frames_per_s", value=NUM_FRAMES / bare_s),
+        Figure(name="pose2d_share_of_bare", value=bare_s / whole_s, at_least=0.85),
+    ]
+
+
+def _lifting_figures(rng: np.random.Generator) -> list[Figure]:
+    lifter = _lifter()
+    pose = _walk(rng, NUM_FRAMES)
+    joints_px = torch.from_numpy(pose.joints_px).expand(NUM_CLIPS, -1, -1, -1)
+    confidence = torch.from_numpy(pose.confidence).expand(NUM_CLIPS, -1, -1)
+    intrinsics, fps = torch.from_numpy(_intrinsics()).expand(NUM_CLIPS, 3, 3), torch.full((NUM_CLIPS,), FPS)
+    calls: list[Any] = []
+    complete: Any = lifter.complete
+
+    def record(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return complete(*arguments)
+
+    lifter.complete = record  # type: ignore[method-assign,assignment]
+    lifter.lift_batch(joints_px, confidence, intrinsics, fps)
+    lifter.complete = complete  # type: ignore[method-assign,assignment]
+    whole_s, bare_s = _seconds(
+        lambda: lifter.lift_batch(joints_px, confidence, intrinsics, fps),
+        lambda: [complete(*arguments) for arguments in calls],
+    )
+    one_s, _ = _seconds(lambda: lifter.lift(pose, _intrinsics(), FPS), lambda: None)
+    return [
+        Figure(name="lifting_frames_per_s", value=NUM_CLIPS * NUM_FRAMES / whole_s),
+        Figure(name="lifting_bare_frames_per_s", value=NUM_CLIPS * NUM_FRAMES / bare_s),
+        Figure(name="lifting_share_of_bare", value=bare_s / whole_s, at_least=0.85),
+        Figure(name=f"lifting_ms_per_clip_of_{NUM_FRAMES}_frames", value=1000 * one_s),
+    ]
+
+
+def _length_figures(rng: np.random.Generator) -> list[Figure]:
+    """The exponent of length in the cost of lifting: 1 is linear. A tenth more is this machine's noise."""
+    lifter = _lifter()
+    seconds = []
+    for num_frames in LENGTHS:
+        pose = _walk(rng, num_frames)
+        whole_s, _ = _seconds(lambda pose=pose: lifter.lift(pose, _intrinsics(), FPS), lambda: None)  # type: ignore[misc]
+        seconds.append(whole_s)
+    exponent = float(np.polyfit(np.log(LENGTHS), np.log(seconds), 1)[0])
+    return [Figure(name="lifting_cost_exponent_of_length", value=exponent, at_most=1.1)]
+
+
+def _seconds(one: Callable[[], object], other: Callable[[], object]) -> tuple[float, float]:
+    """Medians of REPEATS calls of each, in turns, after one of each that does not count."""
+    taken: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(REPEATS + 1):
+        for call, times in zip((one, other), taken):
+            start = time.perf_counter()
+            call()
+            if repeat:
+                times.append(time.perf_counter() - start)
+    return float(np.median(taken[0])), float(np.median(taken[1]))
+
+
+def _lifter() -> Lifter:
+    lifter: Lifter = Lifter.from_pretrained(PIPELINE, subfolder="lifter", torch_dtype=torch.float32).eval()
+    return lifter
+
+
+def _walk(rng: np.random.Generator, num_frames: int) -> Pose2D:
+    """Joints that sway about their places in a frame of 128 x 128."""
+    sway = np.sin(np.linspace(0, num_frames / 10, num_frames))[:, None, None]
+    joints_px = 64 + rng.normal(0, 15, (17, 2)) + sway * rng.normal(0, 4, (17, 2))
+    return Pose2D(joints_px.astype(np.float32), np.full((num_frames, 17), 0.9, np.float32))
+
+
+def _intrinsics() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    return np.array([[192, 0, 64], [0, 192, 64], [0, 0, 1]], np.float32)
