@@ -96,7 +96,8 @@ def parse(
 
     Raises SystemExit(0) after --help, SystemExit(2) after one line on stderr, and ValueError on an unknown recipe.
     """
-    program = f"python jobs/{Path(sys.argv[0]).name}"
+    spec = sys.modules["__main__"].__spec__
+    program = f"python jobs/{Path(sys.argv[0]).name}" if spec is None else f"python -m {spec.name}"
     help_text = description
     if examples:
         help_text += "\n\nExamples:\n" + "\n".join(f"  {program} {example}" for example in examples)
