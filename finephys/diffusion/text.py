@@ -16,6 +16,8 @@ from itertools import pairwise
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from finephys.data.gym99 import GYM99_FLOOR
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 _WORD_END = "</w>"
 
@@ -23,14 +25,16 @@ _WORD_END = "</w>"
 # CLIP's unknown token.
 _ALPHABET = [chr(code) for code in range(ord("!"), ord("~") + 1) if not chr(code).isupper()]
 
-# What a fresh tokenizer learns its words from: the looks and motions of the demo's prompts and gym99's floor classes.
-DEMO_SENTENCES = (
-    "A gymnast with fair skin and black hair in a red leotard jumps, in a blue hall.",
-    "A gymnast with tan skin and brown hair in a blue leotard walks, in a grey hall.",
-    "A gymnast with brown skin and blonde hair in a green leotard runs, in a beige hall.",
-    "A gymnast with dark skin and black hair in a purple leotard spins, in a green hall.",
-    "A gymnast with fair skin and brown hair in a black leotard kicks, in a pink hall.",
-    "A gymnast with tan skin and blonde hair in a white leotard rolls, in a teal hall.",
+# What a fresh tokenizer learns its words from: the demo's looks, its motions, and gym99's floor classes.
+_LOOKS = (
+    "A gymnast with fair skin and black hair in a red leotard, in a blue hall.",
+    "A gymnast with tan skin and brown hair in a blue leotard with a white belt, in a grey hall.",
+    "A gymnast with brown skin and blonde hair in a green leotard with black sleeves, in a beige hall.",
+    "A gymnast with dark skin and a white cap in a purple leotard with white sleeves, in a green hall.",
+    "A gymnast with fair skin and a red cap in a black leotard with a black belt, in a pink hall.",
+    "A gymnast with tan skin and a blue cap in a white leotard, in a teal hall.",
+)
+_MOTIONS = (
     "jumps backward, turns over once in the air and lands on her feet, does a backflip from standing and lands upright",
     "spins around and jumps while turning in the air, turns quickly on the spot with a spinning jump",
     "steps forward and kicks one leg high, does a high kick while standing on one leg, a spinning kick, a cartwheel",
@@ -43,9 +47,11 @@ DEMO_SENTENCES = (
     "lies face down on the floor, pushes up and gets to her feet, rises from lying on her front, rises from her back",
     "crouches, leaps up into the air, does a jumping spin, a forward roll over her head, stands up again in a squat",
     "lies on her back, rolls over and gets to her feet, lands with legs apart, swings both arms up, tucks her knees",
-    "switch leap with 0.5 turn, split leap with 1 turn, split jump, johnson, straddle pike, ring position, stag jump",
-    "2 turn in tuck stand on one leg, free leg optional below horizontal, heel of free leg forward at horizontal",
-    "arabian double salto tucked, salto forward stretched with 1.5 twist, double salto backward piked, aerial walkover",
+)
+DEMO_SENTENCES = (
+    *_LOOKS,
+    *_MOTIONS,
+    *(sentence for floor in GYM99_FLOOR.values() for sentence in (floor.name, *floor.phrasings)),
 )
 
 
@@ -53,9 +59,9 @@ DEMO_SENTENCES = (
 class TextConfig:
     """The demo's text encoder: 0.23 M parameters."""
 
-    vocab_size: int = 768
+    vocab_size: int = 1024
     # Tokens that a prompt is padded or cut to.
-    max_length: int = 48
+    max_length: int = 64
     hidden_size: int = 128
     intermediate_size: int = 256
     num_hidden_layers: int = 1
