@@ -75,6 +75,8 @@ class RowsConfig:
 
     train_split: str = "train"
     validation_split: str = "test"
+    # Clips of train_split that are used, spread evenly over the ids; None uses all of them.
+    train_clips: int | None = None
     # Clips of validation_split that validation uses, spread evenly over the ids.
     validation_clips: int = 16
     # True: the rows are made once and every rank holds them (small data). False: they stream anew each epoch.

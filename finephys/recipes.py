@@ -47,6 +47,8 @@ def demo(stage: StageName) -> TrainConfig:
         optimizer=OptimizerConfig(lr=2e-4, warmup_steps=20),
         checkpoint_every=50,
         validate_every=50,
+        # A clip a step: more would cost the ten minutes of `make demo`. Weights that ship take None.
+        rows=RowsConfig(train_clips=150),
     )
 
 

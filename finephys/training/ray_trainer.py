@@ -73,6 +73,8 @@ def prepare(config: TrainConfig, stage: Stage) -> Prepared:
     train_clips = validation_clips = None
     if stage.rows != "windows":
         train_clips = pipeline.index_clips(config.data, config.rows.train_split)
+        if config.rows.train_clips is not None:
+            train_clips = train_clips.evenly(config.rows.train_clips)
         validation_clips = pipeline.index_clips(config.data, config.rows.validation_split)
         validation_clips = validation_clips.evenly(config.rows.validation_clips)
     return Prepared(train_clips=train_clips, validation_clips=validation_clips, resume_from=latest_checkpoint(config))
