@@ -182,8 +182,10 @@ class GuidedDenoiser(nn.Module):
 def build_denoiser(config: DenoiserConfig, init: Path | None) -> GuidedDenoiser:
     """A denoiser afresh, or of the parts that lie in the pipeline folder `init` (in float32).
 
-    A UNet that takes latents only, such as Stable Diffusion's, is widened for guidance; its other parts must be there.
-    Raises FileNotFoundError or OSError where init lacks one of the parts.
+    A UNet that takes latents only, such as Stable Diffusion's, is widened for guidance. A folder without text_encoder
+    and tokenizer gets fresh ones, for prompts of other words; its other parts must be there.
+    Raises FileNotFoundError or OSError where init lacks one of the parts, ValueError where a fresh text encoder does not
+    fit the UNet.
     """
     if init is None or not (init / "unet").is_dir():
         tokenizer = build_tokenizer(config.text, config.prompts)
@@ -193,10 +195,19 @@ def build_denoiser(config: DenoiserConfig, init: Path | None) -> GuidedDenoiser:
         scheduler = build_scheduler()
     else:
         unet = UNetMotionModel.from_pretrained(init / "unet")
-        text_encoder = CLIPTextModel.from_pretrained(init / "text_encoder", dtype=torch.float32)
-        tokenizer = CLIPTokenizer.from_pretrained(init / "tokenizer")
+        if (init / "text_encoder").is_dir() or (init / "tokenizer").is_dir():
+            text_encoder = CLIPTextModel.from_pretrained(init / "text_encoder", dtype=torch.float32)
+            tokenizer = CLIPTokenizer.from_pretrained(init / "tokenizer")
+        else:
+            tokenizer = build_tokenizer(config.text, config.prompts)
+            text_encoder = build_text_encoder(config.text, tokenizer)
         guidance_encoder = GuidanceEncoder.from_pretrained(init / "guidance_encoder")
         scheduler = DDIMScheduler.from_pretrained(init / "scheduler")
+    if text_encoder.config.hidden_size != unet.config.cross_attention_dim:
+        raise ValueError(
+            f"text_encoder.hidden_size is {text_encoder.config.hidden_size}, wanted the UNet's cross_attention_dim "
+            f"{unet.config.cross_attention_dim}"
+        )
     missing = unet.config.out_channels + guidance_encoder.num_conv_in_channels - unet.config.in_channels
     if missing > 0:
         widen_conv_in(unet, missing)
