@@ -12,7 +12,7 @@ from finephys.evaluation.figures import figures_table, write_figures
 
 # NAME -> finephys/evaluation/evaluate_NAME.py: evaluate(pipeline, data, output) -> list[Figure], which also writes
 # output/index.html.
-Name = Literal["pose", "lifting"]
+Name = Literal["pose", "lifting", "video"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,8 @@ class EvaluateConfig:
     """Folder of Parquet shards; their test split is measured."""
     output: Path | None = None
     """Folder for index.html with plots and videos; outputs/evaluate/NAME if not given."""
+    networks: Path | None = None
+    """For video: folder with videomae/ and clip/ in transformers' layout, for Fréchet distance and CLIP similarity."""
     json: Path | None = None
     """File for {figure: {value, goal, met}}."""
 
@@ -36,9 +38,12 @@ def main(config: EvaluateConfig) -> None:
         raise FileNotFoundError(f"pipeline folder {config.pipeline} does not exist")
     if config.json is not None and config.json.is_dir():
         raise ValueError(f"json {config.json} is a folder, wanted a file")
+    if config.networks is not None and config.name != "video":
+        raise ValueError(f"networks {config.networks} is given for {config.name}, wanted only for video")
     output = config.output or Path("outputs/evaluate") / config.name
     module = importlib.import_module(f"finephys.evaluation.evaluate_{config.name}")
-    figures = module.evaluate(config.pipeline, config.data, output)
+    more = {} if config.networks is None else {"networks": config.networks}
+    figures = module.evaluate(config.pipeline, config.data, output, **more)
     print(figures_table(figures))
     print(f"done: open {output / 'index.html'}")
     if config.json is not None:

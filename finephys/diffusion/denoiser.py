@@ -184,8 +184,8 @@ def build_denoiser(config: DenoiserConfig, init: Path | None) -> GuidedDenoiser:
 
     A UNet that takes latents only, such as Stable Diffusion's, is widened for guidance. A folder without text_encoder
     and tokenizer gets fresh ones, for prompts of other words; its other parts must be there.
-    Raises FileNotFoundError or OSError where init lacks one of the parts, ValueError where a fresh text encoder does not
-    fit the UNet.
+    Raises FileNotFoundError or OSError where init lacks one of the parts, ValueError where a fresh text encoder does
+    not fit the UNet.
     """
     if init is None or not (init / "unet").is_dir():
         tokenizer = build_tokenizer(config.text, config.prompts)

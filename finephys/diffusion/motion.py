@@ -60,12 +60,33 @@ def estimate_motion(
         raise ValueError(f"video_THWC is {video_THWC.dtype} {video_THWC.shape}, wanted uint8 (T, H, W, 3)")
     if len(video_THWC) < 2:
         raise ValueError(f"video_THWC has {len(video_THWC)} frames, wanted at least 2")
-    if fps is None or not np.isfinite(fps) or fps <= 0:
-        raise ValueError(f"fps is {fps}, wanted the frames per second of video_THWC")
+    fps = _check_fps(fps, "video_THWC")
     height, width = video_THWC.shape[1:3]
-    camera = _checked_intrinsics(intrinsics, height, width)
-
     pose2d = pose_estimator.estimate(video_THWC)
+    return motion_of_pose(lifter, phys_net, pose2d, (height, width), fps, intrinsics)
+
+
+def motion_of_pose(
+    lifter: Lifter,
+    phys_net: PhysNet,
+    pose2d: Pose2D,
+    image_size: tuple[int, int],
+    fps: float | None,
+    intrinsics: NDArray[np.floating] | None = None,
+) -> Motion:
+    """Lifting, physics and fusion of joints that were found in frames of image_size (height, width).
+
+    pose2d: T >= 2 frames at `fps`; intrinsics (3,3) pixels, nominal where None.
+    Raises ValueError, naming the argument, on other shapes and, as Lifter.lift does, on values that are not finite.
+    """
+    if pose2d.joints_px.ndim != 3 or pose2d.joints_px.shape[1:] != (NUM_JOINTS, 2) or len(pose2d.joints_px) < 2:
+        raise ValueError(
+            f"pose2d.joints_px has shape {pose2d.joints_px.shape}, wanted (T, {NUM_JOINTS}, 2) with T at least 2"
+        )
+    if pose2d.confidence.shape != pose2d.joints_px.shape[:2]:
+        raise ValueError(f"pose2d.confidence has shape {pose2d.confidence.shape}, wanted {pose2d.joints_px.shape[:2]}")
+    fps = _check_fps(fps, "pose2d")
+    camera = _checked_intrinsics(intrinsics, *image_size)
     pose3d = lifter.lift(pose2d, camera, fps)
     device = phys_net.device
 
@@ -88,7 +109,7 @@ def estimate_motion(
     return Motion(
         guiding_TJ3=fused[0].float().cpu().numpy(),
         intrinsics=camera,
-        image_size=(height, width),
+        image_size=image_size,
         is_static=is_static,
         pose2d=pose2d,
         joints_dd=pose3d.joints_cam_m,
@@ -99,7 +120,10 @@ def estimate_motion(
 
 
 def given_motion(
-    joints_cam_m: NDArray[np.floating], intrinsics: NDArray[np.floating] | None, image_size: tuple[int, int]
+    joints_cam_m: NDArray[np.floating],
+    intrinsics: NDArray[np.floating] | None,
+    image_size: tuple[int, int],
+    is_camera_static: bool = True,
 ) -> Motion:
     """A 3D joint sequence as a motion; it guides as it is.
 
@@ -119,7 +143,14 @@ def given_motion(
         guiding_TJ3=np.ascontiguousarray(joints_cam_m, np.float32),
         intrinsics=_checked_intrinsics(intrinsics, *image_size),
         image_size=image_size,
+        is_static=is_camera_static,
     )
+
+
+def _check_fps(fps: float | None, of: str) -> float:
+    if fps is None or not np.isfinite(fps) or fps <= 0:
+        raise ValueError(f"fps is {fps}, wanted the frames per second of {of}")
+    return fps
 
 
 def _checked_intrinsics(intrinsics: NDArray[np.floating] | None, height: int, width: int) -> NDArray[np.float32]:

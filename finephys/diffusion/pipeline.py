@@ -29,7 +29,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from finephys.diffusion.denoiser import clip_noise, guidance_maps
-from finephys.diffusion.motion import Motion, estimate_motion, given_motion
+from finephys.diffusion.motion import Motion, estimate_motion, given_motion, motion_of_pose
 from finephys.diffusion.text import encode_prompts, tokenize
 from finephys.diffusion.unet import denoise
 from finephys.diffusion.vae import decode_latents, downscale_factor, encode_latents
@@ -38,6 +38,7 @@ from finephys.guidance.heatmaps import relative_depth
 from finephys.guidance.reference import Reference, draft
 from finephys.physics.phys_net import PhysNet
 from finephys.pose.camera import project
+from finephys.pose.estimator import Pose2D
 from finephys.pose.lifting import Lifter
 from finephys.pose.rtmpose import RTMPose
 from finephys.skeleton import NUM_JOINTS
@@ -133,7 +134,9 @@ class FinePhysPipeline(DiffusionPipeline):
         prompt: str | Sequence[str],
         *,
         video_THWC: NDArray[np.uint8] | None = None,
+        pose2d: Pose2D | None = None,
         joints_cam_m: NDArray[np.floating] | None = None,
+        is_camera_static: bool = True,
         fps: float | None = None,
         intrinsics: NDArray[np.floating] | None = None,
         height: int | None = None,
@@ -155,14 +158,17 @@ class FinePhysPipeline(DiffusionPipeline):
 
         The motion is exactly one of
           video_THWC (T,H,W,3) uint8 RGB, with fps: pose, lifting and physics run inside;
-          joints_cam_m (T,17,3) metres, absolute in the camera frame: drawn as it is.
+          pose2d, with fps: joints in pixels of frames of height x width; lifting and physics run inside;
+          joints_cam_m (T,17,3) metres, absolute in the camera frame: drawn as it is. is_camera_static says whether its
+          camera stands still: then the place in reference_image stays where it is.
         intrinsics (3,3) in pixels: of the driving video or of the camera to draw with; nominal where None.
         height, width: of the result; a driving video's own, else the UNet's.
         reference_image (height, width, 3) uint8 RGB: a picture of the person and the place as they should look, taken
         by the camera of the motion, such as the first frame of a driving video; reference_joints_px (17,2): where the
         person is in it, detected where None.
         guidance_scale, pose_guidance_scale: classifier-free guidance towards the prompt (away from negative_prompt) and
-        towards the pose; at 1 either is off, and with both at 1 each step is one pass of the UNet.
+        towards the pose; at 1 either is off, and with both at 1 each step is one pass of the UNet. At a
+        pose_guidance_scale of 0 the UNet never sees the pose: the prompt alone decides.
         latents (B,F,C,h,w): the starting noise.  output_type: "np", "pil" or "latent".
         callback_on_step_end(pipeline, step, timestep, {"latents": ...}) may return other latents.
         Raises ValueError, naming the argument, on wrong shapes, values that are not finite, motions of fewer than
@@ -173,11 +179,19 @@ class FinePhysPipeline(DiffusionPipeline):
         self._check_request(
             prompts, negatives, num_frames, num_inference_steps, output_type, callback_on_step_end_tensor_inputs
         )
-        motion = self._motion(video_THWC, joints_cam_m, fps, intrinsics, height, width)
+        given = {"video_THWC": video_THWC, "pose2d": pose2d, "joints_cam_m": joints_cam_m}
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            raise ValueError(f"{' and '.join(names) or 'none'} of {', '.join(given)} given, wanted exactly one")
+        side = self.unet.config.sample_size * downscale_factor(self.vae)
+        image_size = (height or side, width or side)
+        if joints_cam_m is not None:
+            motion = given_motion(joints_cam_m, intrinsics, image_size, is_camera_static)
+        else:
+            motion = self._estimated_motion(video_THWC, pose2d, fps, intrinsics, image_size)
         num_poses = len(motion.guiding_TJ3)
         if num_poses < num_frames:
-            name = "video_THWC" if video_THWC is not None else "joints_cam_m"
-            raise ValueError(f"{name} has {num_poses} frames, wanted at least num_frames = {num_frames}")
+            raise ValueError(f"{names[0]} has {num_poses} frames, wanted at least num_frames = {num_frames}")
 
         # 1. the frames that the UNet sees, drawn
         frame_indices = np.linspace(0, num_poses - 1, num_frames).round().astype(np.int64)
@@ -228,27 +242,24 @@ class FinePhysPipeline(DiffusionPipeline):
             heatmaps=maps[0].cpu().numpy(),
         )
 
-    def _motion(
+    def _estimated_motion(
         self,
         video_THWC: NDArray[np.uint8] | None,
-        joints_cam_m: NDArray[np.floating] | None,
+        pose2d: Pose2D | None,
         fps: float | None,
         intrinsics: NDArray[np.floating] | None,
-        height: int | None,
-        width: int | None,
+        image_size: tuple[int, int],
     ) -> Motion:
-        """The motion that guides, from whichever argument holds it."""
-        if video_THWC is not None and joints_cam_m is not None:
-            raise ValueError("video_THWC and joints_cam_m are both given, wanted exactly one")
-        if video_THWC is not None:
-            missing = [name for name in _OPTIONAL if getattr(self, name) is None]
-            if missing:
-                raise ValueError(f"video_THWC is given and the pipeline has no {missing[0]}, wanted joints_cam_m")
-            return estimate_motion(self.pose_estimator, self.lifter, self.phys_net, video_THWC, fps, intrinsics)
-        if joints_cam_m is None:
-            raise ValueError("video_THWC and joints_cam_m are both None, wanted exactly one")
-        side = self.unet.config.sample_size * downscale_factor(self.vae)
-        return given_motion(joints_cam_m, intrinsics, (height or side, width or side))
+        """The motion that guides, of a video or of the joints found in one."""
+        needed = _OPTIONAL if pose2d is None else ("phys_net", "lifter")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            name = "video_THWC" if pose2d is None else "pose2d"
+            raise ValueError(f"{name} is given and the pipeline has no {missing[0]}, wanted joints_cam_m")
+        if pose2d is not None:
+            return motion_of_pose(self.lifter, self.phys_net, pose2d, image_size, fps, intrinsics)
+        assert video_THWC is not None
+        return estimate_motion(self.pose_estimator, self.lifter, self.phys_net, video_THWC, fps, intrinsics)
 
     def _reference(
         self,
@@ -415,13 +426,18 @@ def _passes(text_scale: float, pose_scale: float) -> list[_Pass]:
 
     v0p saw the pose and no text, and so on (InstructPix2Pix, arXiv:2211.09800, section 3.2.1). Runs whose share is zero
     are left out: one run at scales (1, 1), two where the scales are equal or pose_scale is 1.
+    pose_scale 0 is the prompt alone:  v00 + text_scale (vt0 - v00).
     """
     for name, scale in (("guidance_scale", text_scale), ("pose_guidance_scale", pose_scale)):
         if not np.isfinite(scale):
             raise ValueError(f"{name} is {scale}, wanted a finite number")
+    has_pose = pose_scale != 0
+    if not has_pose:
+        # What the text adds is then seen without the pose.
+        pose_scale = 1
     candidates = [
-        _Pass(has_text=True, has_pose=True, share=text_scale),
-        _Pass(has_text=False, has_pose=True, share=pose_scale - text_scale),
+        _Pass(has_text=True, has_pose=has_pose, share=text_scale),
+        _Pass(has_text=False, has_pose=has_pose, share=pose_scale - text_scale),
         _Pass(has_text=False, has_pose=False, share=1 - pose_scale),
     ]
     return [one for one in candidates if one.share != 0]

@@ -133,7 +133,7 @@ def sample_window(
     joints_px = focal_px * joints_cam_m[..., :2] / joints_cam_m[..., 2:] + centre_px
     confidence = np.ones((num_frames, NUM_JOINTS))
     if is_corrupted:
-        joints_px, confidence = _corrupt(rng, joints_px, camera.size)
+        joints_px, confidence = corrupt_detection(rng, joints_px, camera.size)
     down = -camera.rotation[:, :, 1].mean(0)
     prompts: dict[str, Any] = {}
     if num_prompts:
@@ -413,7 +413,7 @@ def _follow(rng: np.random.Generator, path_m: FLOATS, rotation: FLOATS, fps: flo
     return followed
 
 
-def _corrupt(rng: np.random.Generator, joints_px: FLOATS, size: tuple[int, int]) -> tuple[FLOATS, FLOATS]:
+def corrupt_detection(rng: np.random.Generator, joints_px: FLOATS, size: tuple[int, int]) -> tuple[FLOATS, FLOATS]:
     """What a detector makes of joints_px (T,17,2): noise, left for right, joints lost; and its confidence (T,17)."""
     num_frames = len(joints_px)
     # Errors grow with the image; they are stated for a side of 256.

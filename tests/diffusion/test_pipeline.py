@@ -120,11 +120,39 @@ def test_guidance_runs_once_per_clip_and_passes_are_as_few_as_can_be(pipeline):
     calls = {"encoder": 0, "unet": []}
     pipeline.guidance_encoder.register_forward_hook(lambda *_: calls.__setitem__("encoder", calls["encoder"] + 1))
     pipeline.unet.register_forward_pre_hook(lambda _, inputs: calls["unet"].append(len(inputs[0])))
-    for scales, num_encoder, num_passes in (((1, 1), 1, 1), ((3, 1), 1, 2), ((3, 3), 2, 2), ((3, 2), 2, 3)):
+    for scales, num_encoder, num_passes in (
+        ((1, 1), 1, 1),
+        ((3, 1), 1, 2),
+        ((3, 3), 2, 2),
+        ((3, 2), 2, 3),
+        ((3, 0), 2, 2),
+    ):
         calls["encoder"], calls["unet"] = 0, []
         generate(pipeline, num_inference_steps=3, guidance_scale=scales[0], pose_guidance_scale=scales[1])
         assert calls["encoder"] == num_encoder
         assert calls["unet"] == [num_passes] * 3, scales
+
+
+def test_without_pose_guidance_the_motion_changes_nothing(pipeline):
+    one, other = (
+        generate(pipeline, joints_cam_m=standing(12, seed), pose_guidance_scale=0, output_type="latent").frames
+        for seed in (0, 1)
+    )
+    assert torch.equal(one, other)
+    assert not torch.equal(one, generate(pipeline, output_type="latent").frames)
+
+
+def test_joints_found_elsewhere_guide_as_the_video_would(pipeline, monkeypatch):
+    found = feature_row(12)
+    pose = Pose2D(found["joints_px"], found["confidence"])
+    pose3d = Pose3D(joints_cam_m=found["joints_dd"], gravity_cam=found["gravity"], static_probability=1.0)
+    monkeypatch.setattr(pipeline.pose_estimator, "estimate", lambda _: pose)
+    monkeypatch.setattr(pipeline.lifter, "lift", lambda *_: pose3d)
+    given = {"joints_cam_m": None, "fps": 30.0, "output_type": "latent", "height": IMAGE_SIDE, "width": IMAGE_SIDE}
+    from_video = generate(pipeline, video_THWC=VIDEO, **given)
+    from_pose = generate(pipeline, pose2d=pose, **given)
+    np.testing.assert_array_equal(from_pose.motion.guiding_TJ3, from_video.motion.guiding_TJ3)
+    assert torch.equal(from_pose.frames, from_video.frames)
 
 
 def test_a_reference_reaches_the_picture_and_moves_no_unreferenced_one(pipeline):
@@ -187,8 +215,10 @@ VIDEO = np.zeros((12, IMAGE_SIDE, IMAGE_SIDE, 3), np.uint8)
         ({"joints_cam_m": standing(3)}, "joints_cam_m has 3 frames, wanted at least num_frames = 4"),
         ({"joints_cam_m": -standing(12)}, "joints_cam_m is behind the camera"),
         ({"joints_cam_m": standing(12) + np.float32([50, 0, 0])}, "outside the 64x64 image"),
-        ({"joints_cam_m": None}, "video_THWC and joints_cam_m are both None"),
-        ({"video_THWC": VIDEO}, "video_THWC and joints_cam_m are both given"),
+        ({"joints_cam_m": None}, "none of video_THWC, pose2d, joints_cam_m given"),
+        ({"video_THWC": VIDEO}, "video_THWC and joints_cam_m of .* given, wanted exactly one"),
+        ({"joints_cam_m": None, "pose2d": Pose2D(np.zeros((12, 16, 2)), np.ones((12, 16)))}, r"wanted \(T, 17, 2\)"),
+        ({"joints_cam_m": None, "pose2d": Pose2D(np.zeros((12, 17, 2)), np.ones((12, 17)))}, "fps is None"),
         ({"joints_cam_m": None, "video_THWC": VIDEO}, "fps is None"),
         ({"joints_cam_m": None, "video_THWC": VIDEO, "fps": -1.0}, r"fps is -1\.0"),
         ({"joints_cam_m": None, "video_THWC": VIDEO[:0], "fps": 30.0}, "video_THWC has 0 frames"),
@@ -214,8 +244,8 @@ def test_bad_arguments_are_named(pipeline, changes, message):
 
 def test_parts_that_do_not_fit_are_refused(pipeline):
     parts = {name: part for name, part in pipeline.components.items() if name != "tokenizer"}
-    words = [f"{number:b}".translate({48: "ab", 49: "xy"}) for number in range(500, 900)]
-    too_many = build_tokenizer(TextConfig(), words)
+    words = [f"{number:b}".translate({48: "ab", 49: "xy"}) for number in range(500, 1500)]
+    too_many = build_tokenizer(TextConfig(vocab_size=1500, max_length=24), words)
     with pytest.raises(ValueError, match="tokenizer has"):
         FinePhysPipeline(**parts, tokenizer=too_many)
     too_long = build_tokenizer(TextConfig(max_length=77), ["a"])
