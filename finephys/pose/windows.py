@@ -1,54 +1,29 @@
-"""Synthetic windows that teach lifting and physics: real and ballistic motions before random cameras, as detected.
+"""Synthetic windows that teach lifting and physics: motions before random cameras, as a detector finds them.
 
-Path:    (training only) motion capture -> joints_cam_m, joints_px, confidence
+Path:    (training only) tracks -> joints_cam_m, joints_px, confidence
 Letters: T frames, J = 17 joints, N flights
 Units:   metre, second, pixel (x right, y down, centre of the first pixel at 0.5)
 Frames:  world, y up; camera, x right, y down, z forward: x_cam = rotation @ x_world + translation
 
-Two kinds of motion: motion capture on random performers, and flights made of its shape sequences: the pose changes as
-captured, the centre of mass falls at g and the body turns so that its angular momentum stays what it was at take-off.
-Speeds vary only with size (Froude): a body b times as large moves in time sqrt(b) times as long, so that gravity holds.
-
-An episode is a window with prompts: other motions of the same performer, seen by the same camera from other sides.
-
-A window depends on nothing but (index, seed); a process computes the motions once, in seconds, and keeps them.
+The motions are those of finephys/pose/tracks.py. An episode is a window with prompts: other motions of the same
+performer, seen by the same camera from other sides. A window depends on (index, seed) and the shipped clips alone.
 """
 
-import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
-from torch import Tensor
 
-from finephys.gymnast.body import Performer, performer_contacts, performer_joints, rest_body
-from finephys.gymnast.mocap import Motion, load_capture
-from finephys.gymnast.motions import MOTIONS, random_shape
-from finephys.physics.body import (
-    STANDARD_GRAVITY,
-    Body,
-    angular_momentum,
-    center_of_mass,
-    inertia,
-    joints_of,
-    points_of,
-)
+from finephys.pose.tracks import FLOATS, Split, Track, captured, choreographed, flights, track_at
 from finephys.skeleton import JOINT_NAMES, MIRROR, NUM_JOINTS
 
-FLOATS = NDArray[np.float64]
-Split = Literal["train", "test"]
-
-NUM_PERFORMERS = 24
-NUM_FLIGHTS = {"train": 384, "test": 64}
-AERIAL_SHARE = 0.35
+# What windows show: flights of captured shapes, choreographed elements, and else captured motions.
+FLIGHT_SHARE = 0.2
+CHOREOGRAPHED_SHARE = 0.4
 MOVING_CAMERA_SHARE = 0.2
-# Longer than a gymnast stays up, so that a window of 32 frames at 30 a second fits into one flight.
-FLIGHT_S = 1.2
-
 # Prompts of an episode, of this many frames at 30 fps: what the lifter completes a query with (lifting.py).
 EPISODE_PROMPTS = 2
 _PROMPT_FRAMES = 16
@@ -57,9 +32,6 @@ _SIZES = (0.9, 1.1)
 _OUTSIDE_SIZES = (0.75, 1.25)
 # How far down a camera outside of training looks; training's look up to 40 degrees down.
 _OUTSIDE_PITCH_DEGREES = (45.0, 60.0)
-
-_MOTION_FPS = 60.0
-_FLIGHT_FPS = 120.0
 
 # Demo clips and the usual shapes of video: (height, width).
 _IMAGE_SIZES = ((128, 128), (256, 256), (224, 224), (360, 640), (640, 360), (480, 854), (1080, 1920))
@@ -72,20 +44,6 @@ _SWAPPED = tuple(
 )
 # How much farther than the torso a joint is missed; limbs' ends blur.
 _NOISE_FACTOR = np.array([1.4 if name.endswith(("wrist", "ankle", "head")) else 1.0 for name in JOINT_NAMES])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Track:
-    """joints_m (K,17,3) in the world and in_flight (K,) at fps frames a second; performer: number in the split."""
-
-    joints_m: NDArray[np.float32]
-    in_flight: NDArray[np.bool_]
-    fps: float
-    performer: int
-
-    @property
-    def duration_s(self) -> float:
-        return (len(self.joints_m) - 1) / self.fps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +98,7 @@ def sample_window(
         # Their own random numbers: a window is the same with and without them.
         prompts = _sample_prompts(
             np.random.default_rng((seed, index, 2 + int(split == "test"))),
-            [track for track in _tracks(split) if track.performer == performer],
+            [track for track in (*captured(split), *choreographed(split)) if track.performer == performer],
             camera,
             joints_m[:, 0].mean(0),
             size,
@@ -164,7 +122,7 @@ def sample_window(
 
 def _sample_prompts(
     rng: np.random.Generator,
-    tracks: list[_Track],
+    tracks: list[Track],
     camera: _Camera,
     root_m: FLOATS,
     size: float,
@@ -180,7 +138,7 @@ def _sample_prompts(
         # A recording that is too short stays on its last pose.
         start = rng.uniform(0.0, max(0.0, len(track.joints_m) - 1 - step * (_PROMPT_FRAMES - 1)))
         position = np.minimum(start + step * np.arange(_PROMPT_FRAMES), len(track.joints_m) - 1)
-        joints_m = size * _at(track, position)[0]
+        joints_m = size * track_at(track, position)[0]
         joints_m = joints_m @ Rotation.from_rotvec([0.0, rng.uniform(0, 2 * np.pi), 0.0]).as_matrix().T
         joints_m = joints_m + (root_m - joints_m[:, 0].mean(0)) * [1.0, 0.0, 1.0]
         seen_m = joints_m @ rotation.T + translation
@@ -197,147 +155,23 @@ def _sample_motion(
     """Joints (T,17,3) in the world, in_flight (T,) and the performer's number: a piece of a random track, resized by
     `size` (a body of this factor takes its square root times as long, Froude) and mirrored or not."""
     wanted_s = (num_frames - 1) / fps
-    flights = [track for track in _flights(split) if track.duration_s * np.sqrt(size) > wanted_s]
-    tracks = [track for track in _tracks(split) if track.duration_s * np.sqrt(size) > wanted_s]
-    if not flights and not tracks:
+    sources = (flights(split), choreographed(split), captured(split))
+    shares = np.array([FLIGHT_SHARE, CHOREOGRAPHED_SHARE, 1.0 - FLIGHT_SHARE - CHOREOGRAPHED_SHARE])
+    long_enough = [[track for track in source if track.duration_s * np.sqrt(size) > wanted_s] for source in sources]
+    shares *= [bool(source) for source in long_enough]
+    if not shares.any():
         raise ValueError(f"no motion is as long as the window's {num_frames} frames at {fps} fps")
-    if flights and (rng.random() < AERIAL_SHARE or not tracks):
-        track = flights[rng.integers(len(flights))]
-    else:
-        # Longer recordings show more; short ones are not to be forgotten.
-        weight = np.array([0.5 + track.duration_s for track in tracks])
-        track = tracks[rng.choice(len(tracks), p=weight / weight.sum())]
+    tracks = long_enough[rng.choice(len(sources), p=shares / shares.sum())]
+    # Longer recordings show more; short ones are not to be forgotten.
+    weight = np.array([0.5 + track.duration_s for track in tracks])
+    track = tracks[rng.choice(len(tracks), p=weight / weight.sum())]
     step = track.fps / fps / np.sqrt(size)
     start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
-    joints_m, in_flight = _at(track, start + step * np.arange(num_frames))
+    joints_m, in_flight = track_at(track, start + step * np.arange(num_frames))
     joints_m = size * joints_m
     if rng.random() < 0.5:
         joints_m = joints_m[:, MIRROR] * np.array([1.0, 1.0, -1.0])
     return joints_m, in_flight, track.performer
-
-
-def _at(track: _Track, position: NDArray[np.floating]) -> tuple[FLOATS, NDArray[np.bool_]]:
-    """A track at fractional frames, by cubics with central differences as tangents: exact for parabolas."""
-    frame = np.clip(np.floor(position).astype(int), 1, len(track.joints_m) - 3)
-    u = (position - frame)[:, None, None]
-    before, at, after, later = (track.joints_m[frame + offset].astype(np.float64) for offset in (-1, 0, 1, 2))
-    slope, next_slope = 0.5 * (after - before), 0.5 * (later - at)
-    cubic = at + u * (slope + u * (3 * (after - at) - 2 * slope - next_slope))
-    joints_m: FLOATS = cubic + u**3 * (2 * (at - after) + slope + next_slope)
-    return joints_m, track.in_flight[np.rint(position).astype(int)]
-
-
-@functools.lru_cache(maxsize=2)
-def _tracks(split: Split) -> tuple[_Track, ...]:
-    """Every motion of the split on every performer of the split."""
-    tracks = []
-    for name in motion_names(split):
-        capture = load_capture(name)
-        captured = capture.motion(0, capture.num_frames(_MOTION_FPS), fps=_MOTION_FPS)
-        for number, performer in enumerate(_performers(split)):
-            size = rest_body(performer.shape).size
-            motion = Motion(
-                root_m=size * captured.root_m,
-                rotations=captured.rotations,
-                fps=captured.fps / np.sqrt(size),
-                leaves_floor=captured.leaves_floor,
-            )
-            in_flight, _ = performer_contacts(motion, performer)
-            joints_m = performer_joints(motion, performer).astype(np.float32)
-            tracks.append(_Track(joints_m=joints_m, in_flight=in_flight, fps=motion.fps, performer=number))
-    return tuple(tracks)
-
-
-def motion_names(split: Split) -> tuple[str, ...]:
-    """Recordings of the split: "test" has the motions that the demo data holds out, "train" all others."""
-    return tuple(
-        capture
-        for motion in MOTIONS.values()
-        if (motion.num_train == 0) == (split == "test")
-        for capture in motion.captures
-    )
-
-
-def _performers(split: Split) -> list[Performer]:
-    """Random bodies; the two splits share none."""
-    rng = np.random.default_rng((2, int(split == "test")))
-    return [
-        Performer(name=f"window-{split}-{number}", shape=random_shape(rng), leotard="", skin="", hair="")
-        for number in range(NUM_PERFORMERS)
-    ]
-
-
-@functools.lru_cache(maxsize=2)
-def _flights(split: Split) -> tuple[_Track, ...]:
-    """Ballistic flights with the shape sequences of the split's motions."""
-    rng = np.random.default_rng((1, int(split == "test")))
-    tracks, num_flights = _tracks(split), NUM_FLIGHTS[split]
-    num_frames = round(FLIGHT_S * _FLIGHT_FPS) + 1
-    shapes_m = np.empty((num_flights, num_frames, NUM_JOINTS, 3))
-    performer_of = []
-    for flight in range(num_flights):
-        track = tracks[rng.integers(len(tracks))]
-        performer_of.append(track.performer)
-        step = min(rng.uniform(0.8, 1.3), 0.99 * track.duration_s / FLIGHT_S) * track.fps / _FLIGHT_FPS
-        start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
-        shape_m, _ = _at(track, start + step * np.arange(num_frames))
-        # The captured root's path would show in the angular momentum; only the shape is wanted, and twice smooth.
-        shapes_m[flight] = gaussian_filter1d(shape_m - shape_m[:, :1], 2.0, axis=0)
-
-    body = Body.from_anthropometry(50.0, 1.6)
-    x = points_of(torch.from_numpy(shapes_m))
-    x = x - center_of_mass(body, x)[..., None, :]
-    tilt = Rotation.from_rotvec(rng.uniform(-np.pi, np.pi, num_flights)[:, None] * np.array([0.0, 0.0, 1.0]))
-    # Somersaults (about z, to the right) more than cartwheels more than twists.
-    spin = rng.normal(size=(num_flights, 3)) * np.array([0.7, 0.4, 1.0])
-    spin *= rng.uniform(0.0, 10.0, (num_flights, 1)) / np.linalg.norm(spin, axis=1, keepdims=True)
-    turning = _turn_freely(body, x, torch.from_numpy(tilt.as_matrix()), torch.from_numpy(spin))
-    x = torch.einsum("ntab,ntjb->ntja", turning, x)
-
-    time_s = torch.arange(num_frames, dtype=torch.float64)[:, None] / _FLIGHT_FPS
-    # Going up at the start and down at the end of most flights.
-    takeoff = np.stack(
-        [rng.normal(0.0, 1.5, num_flights), rng.uniform(3.0, 8.0, num_flights), np.zeros(num_flights)], -1
-    )
-    gravity = torch.tensor([0.0, -STANDARD_GRAVITY, 0.0], dtype=torch.float64)
-    center = torch.from_numpy(takeoff)[:, None] * time_s + 0.5 * gravity * time_s**2
-    joints_m = joints_of(x + center[:, :, None]).numpy().astype(np.float32)
-    in_flight = np.ones(num_frames, bool)
-    return tuple(
-        _Track(joints_m=flight, in_flight=in_flight, fps=_FLIGHT_FPS, performer=number)
-        for flight, number in zip(joints_m, performer_of)
-    )
-
-
-def _turn_freely(body: Body, x: Tensor, first: Tensor, spin: Tensor) -> Tensor:
-    """Orientations (N,T,3,3) in which a changing shape x (N,T,16,3) keeps its angular momentum.
-
-    first (N,3,3): the orientation at take-off; spin (N,3): the whole body's angular velocity then, in rad/s.
-    Solves L = Q (I w + h) for w, the body's own angular velocity, with the shape's inertia I and momentum h, by the
-    midpoint rule.
-    """
-    dt_s = 1.0 / _FLIGHT_FPS
-    middle = 0.5 * (x[:, 1:] + x[:, :-1])
-    inertia_m = inertia(body, middle)
-    shape_momentum = angular_momentum(body, middle, (x[:, 1:] - x[:, :-1]) / dt_s)
-    momentum = (first @ inertia_m[:, 0] @ first.transpose(1, 2) @ spin[..., None])[..., 0]
-    orientation, orientations = first, [first]
-    for frame in range(middle.shape[1]):
-        half_way = orientation
-        for _ in range(3):
-            own = (half_way.transpose(1, 2) @ momentum[..., None])[..., 0] - shape_momentum[:, frame]
-            angular_velocity = torch.linalg.solve(inertia_m[:, frame], own)
-            half_way = orientation @ torch.linalg.matrix_exp(0.5 * dt_s * _cross_matrix(angular_velocity))
-        orientation = orientation @ torch.linalg.matrix_exp(dt_s * _cross_matrix(angular_velocity))
-        orientations.append(orientation)
-    return torch.stack(orientations, 1)
-
-
-def _cross_matrix(w: Tensor) -> Tensor:
-    """(N,3,3) such that _cross_matrix(w) @ x = w cross x."""
-    zero = torch.zeros_like(w[:, 0])
-    x, y, z = w.unbind(-1)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).reshape(-1, 3, 3)
 
 
 def _sample_camera(
