@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from finephys.data.clips import Clip
 from finephys.data.video import encode_video
 from finephys.diffusion.motion import Motion, motion_of_pose
 from finephys.diffusion.pipeline import FinePhysPipeline
@@ -94,7 +95,8 @@ def evaluate(pipeline: Path, data: str, output: Path, networks: Path | None = No
     tested = [found for found in detect_split(pipeline, data) if found.clip.subset in SUBSETS]
     if not tested:
         raise ValueError(f"data {data} has no test clip of {', '.join(SUBSETS)}")
-    chosen = choose(tested, CLIPS_PER_SUBSET)
+    by_id = {found.clip.clip_id: found for found in tested}
+    chosen = [by_id[clip.clip_id] for clip in choose([found.clip for found in tested], CLIPS_PER_SUBSET)]
     classifier = _classifier(pipeline, data)
 
     seen: dict[str, list[Seen]] = {name: [] for name in ("real", *ROWS)}
@@ -128,11 +130,11 @@ def evaluate(pipeline: Path, data: str, output: Path, networks: Path | None = No
     return figures
 
 
-def choose(tested: Sequence[Detection], per_subset: int) -> list[Detection]:
+def choose(clips: Sequence[Clip], per_subset: int) -> list[Clip]:
     """Clips of each subset, spread evenly over its clips in the order of their ids."""
     chosen = []
     for subset in SUBSETS:
-        of_subset = sorted((f for f in tested if f.clip.subset == subset), key=lambda found: found.clip.clip_id)
+        of_subset = sorted((clip for clip in clips if clip.subset == subset), key=lambda clip: clip.clip_id)
         picked = np.linspace(0, len(of_subset) - 1, min(per_subset, len(of_subset))).round().astype(int)
         chosen += [of_subset[index] for index in picked]
     return chosen
@@ -143,7 +145,7 @@ def choose(tested: Sequence[Detection], per_subset: int) -> list[Detection]:
 
 def guides(model: FinePhysPipeline, found: Detection, seed: int) -> dict[str, Guide]:
     """What each of ROWS draws for one clip. The corrupted detection is of its own seed, the same for its three rows."""
-    truth = _true_guide(found)
+    truth = true_guide(found)
     size = (found.clip.height, found.clip.width)
     corrupted_px, confidence = corrupt_detection(
         np.random.default_rng([seed, 1]), found.pose.joints_px.astype(np.float64), size
@@ -166,8 +168,15 @@ def guides(model: FinePhysPipeline, found: Detection, seed: int) -> dict[str, Gu
     return drawn
 
 
-def generate(model: FinePhysPipeline, found: Detection, row: str, guide: Guide, seed: int) -> NDArray[np.uint8]:
-    """The video (F,H,W,3) of one way to guide one clip, with the clip's prompt."""
+def generate(
+    model: FinePhysPipeline,
+    found: Detection,
+    row: str,
+    guide: Guide,
+    seed: int,
+    num_inference_steps: int | None = None,
+) -> NDArray[np.uint8]:
+    """The video (F,H,W,3) of one way to guide one clip, with the clip's prompt; NUM_INFERENCE_STEPS if not given."""
     # The same pixels and depths, whichever camera they come from.
     size = (found.clip.height, found.clip.width)
     focal_px = float(max(size))
@@ -186,7 +195,7 @@ def generate(model: FinePhysPipeline, found: Detection, row: str, guide: Guide, 
         reference_image=found.frames_THWC[0] if has_picture else None,
         reference_joints_px=found.pose.joints_px[0] if has_picture else None,
         num_frames=NUM_FRAMES,
-        num_inference_steps=NUM_INFERENCE_STEPS,
+        num_inference_steps=num_inference_steps or NUM_INFERENCE_STEPS,
         pose_guidance_scale=1.0 if has_picture else 0.0,
         generator=torch.Generator().manual_seed(seed),
     )
@@ -194,7 +203,8 @@ def generate(model: FinePhysPipeline, found: Detection, row: str, guide: Guide, 
     return video
 
 
-def _true_guide(found: Detection) -> Guide:
+def true_guide(found: Detection) -> Guide:
+    """The clip's own joints and depths."""
     assert found.clip.joints_px is not None
     assert found.clip.joints_cam_m is not None
     depth = relative_depth(torch.from_numpy(found.clip.joints_cam_m)).numpy()
