@@ -52,7 +52,8 @@ class DenoiserConfig:
     body_weight: float = 2.0
     # Variance of the noise that the frames of a clip share. Measured: shared noise ends the background's flicker.
     shared_noise: float = 1.0
-    # "min_snr" weighs steps by min(SNR, 5) / (SNR + 1) (arXiv:2303.09556), "uniform" does not.
+    # "min_snr" weighs steps by min(SNR, 5) / (SNR + 1), or / SNR where noise is predicted (arXiv:2303.09556);
+    # "uniform" does not.
     snr_weighting: Literal["uniform", "min_snr"] = "uniform"
 
     def __post_init__(self) -> None:
@@ -109,6 +110,10 @@ class GuidedDenoiser(nn.Module):
         self.text_encoder = text_encoder
         self.tokenizer = tokenizer
         self.guidance_encoder = guidance_encoder
+        if scheduler.config.prediction_type not in ("v_prediction", "epsilon"):
+            raise ValueError(
+                f"scheduler.prediction_type is {scheduler.config.prediction_type!r}, wanted v_prediction or epsilon"
+            )
         self.scheduler = scheduler
         self.register_buffer("empty_tokens_L", tokenize(tokenizer, [""])[0], persistent=False)
 
@@ -147,14 +152,15 @@ class GuidedDenoiser(nn.Module):
         noise = clip_noise(latents_BFChw.shape, self.config.shared_noise, device=device)
         signal, spread = self._signal_and_noise(timestep_B)
         noisy = signal * latents_BFChw + spread * noise
-        target = signal * noise - spread * latents_BFChw
+        predicts_noise = self.scheduler.config.prediction_type == "epsilon"
+        target = noise if predicts_noise else signal * noise - spread * latents_BFChw
 
         prediction = denoise(self.unet, noisy, timestep_B, text_BLC, guidance)
         square = (prediction.float() - target).square()
         weight = 1 + self.config.body_weight * body_mask(body_px_BFJ2, image_size, latent_size)
         if self.config.snr_weighting == "min_snr":
             snr = (signal / spread).square()
-            weight = weight * snr.clamp_max(MIN_SNR_GAMMA) / (snr + 1)
+            weight = weight * snr.clamp_max(MIN_SNR_GAMMA) / (snr if predicts_noise else snr + 1)
         return {"denoise": (square * weight).mean(), "mse": square.detach().mean()}
 
     def export(self, folder: Path) -> None:
