@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from finephys.diffusion.denoiser import DenoiserConfig, GuidedDenoiser, build_denoiser, save_half
-from finephys.diffusion.unet import motion_parameters, skip_motion
+from finephys.diffusion.unet import WINDOW_FRAMES, motion_parameters, skip_motion
 from finephys.guidance.fuse import fuse
 from finephys.guidance.heatmaps import relative_depth
 from finephys.guidance.reference import Reference
@@ -28,7 +28,7 @@ from finephys.physics.training import pose_losses
 from finephys.pose.camera import project
 
 # Frames that the UNet sees, and how far apart they are at most: generation spreads them over the whole clip.
-NUM_FRAMES = 16
+NUM_FRAMES = WINDOW_FRAMES
 MAX_STRIDE = 4
 
 # A prompt travels through a batch of tensors as its UTF-8 bytes, zero-padded; what is longer is cut.

@@ -31,7 +31,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from finephys.diffusion.denoiser import clip_noise, guidance_maps
 from finephys.diffusion.motion import Motion, estimate_motion, given_motion, motion_of_pose
 from finephys.diffusion.text import encode_prompts, tokenize
-from finephys.diffusion.unet import denoise
+from finephys.diffusion.unet import denoise_windows
 from finephys.diffusion.vae import decode_latents, downscale_factor, encode_latents
 from finephys.guidance.encoder import Guidance, GuidanceEncoder
 from finephys.guidance.heatmaps import relative_depth
@@ -166,6 +166,7 @@ class FinePhysPipeline(DiffusionPipeline):
         reference_image (height, width, 3) uint8 RGB: a picture of the person and the place as they should look, taken
         by the camera of the motion, such as the first frame of a driving video; reference_joints_px (17,2): where the
         person is in it, detected where None.
+        num_frames: of the result, spread evenly over the motion; more than 16 are made in windows that overlap.
         guidance_scale, pose_guidance_scale: classifier-free guidance towards the prompt (away from negative_prompt) and
         towards the pose; at 1 either is off, and with both at 1 each step is one pass of the UNet. At a
         pose_guidance_scale of 0 the UNet never sees the pose: the prompt alone decides.
@@ -327,7 +328,7 @@ class FinePhysPipeline(DiffusionPipeline):
         for step, timestep in enumerate(self.progress_bar(self.scheduler.timesteps)):
             noisy = self.scheduler.scale_model_input(latents, timestep)
             stacked = torch.cat([noisy] * len(passes)).to(self.unet.dtype)
-            predictions = denoise(self.unet, stacked, timestep, text_BLC, guidance).float().chunk(len(passes))
+            predictions = denoise_windows(self.unet, stacked, timestep, text_BLC, guidance).float().chunk(len(passes))
             prediction = torch.zeros_like(latents)
             for one, part in zip(passes, predictions, strict=True):
                 prediction += one.share * part
@@ -369,9 +370,8 @@ class FinePhysPipeline(DiffusionPipeline):
             raise ValueError(f"prompt is {prompts!r}, wanted a sentence or a list of them")
         if len(negatives) != len(prompts):
             raise ValueError(f"negative_prompt holds {len(negatives)} texts, prompt {len(prompts)}: wanted as many")
-        most = self.unet.config.motion_max_seq_length
-        if not 1 <= num_frames <= most:
-            raise ValueError(f"num_frames is {num_frames}, wanted 1 to {most}")
+        if num_frames < 1:
+            raise ValueError(f"num_frames is {num_frames}, wanted at least 1")
         if num_inference_steps < 1:
             raise ValueError(f"num_inference_steps is {num_inference_steps}, wanted at least 1")
         if output_type not in get_args(OutputType):

@@ -19,6 +19,9 @@ from torch import Tensor, nn
 
 from finephys.guidance.encoder import Guidance
 
+# Frames that motion modules learn on (diffusion/joint.py); longer clips are made of windows of as many.
+WINDOW_FRAMES = 16
+
 
 @dataclass(frozen=True, kw_only=True)
 class UNetConfig:
@@ -148,6 +151,51 @@ def denoise(
     ).sample
     prediction_BFCHW: Tensor = prediction_BCFHW.transpose(1, 2)
     return prediction_BFCHW
+
+
+def denoise_windows(
+    unet: UNetMotionModel,
+    noisy_BFCHW: Tensor,
+    timestep: Tensor,
+    text_BLC: Tensor,
+    guidance: Guidance,
+    window: int = WINDOW_FRAMES,
+) -> Tensor:
+    """`denoise` for clips longer than the UNet learned: overlapping windows, blended at every step.
+
+    A window fades into the next over the half that they share, so all frames of a step agree on one prediction and no
+    frame is the last of anything (MultiDiffusion, arXiv:2302.08113, over time). A clip of one window is one pass.
+    """
+    num_frames = noisy_BFCHW.shape[1]
+    if num_frames <= window:
+        return denoise(unet, noisy_BFCHW, timestep, text_BLC, guidance)
+    fade = torch.minimum(torch.arange(1, window + 1), torch.arange(window, 0, -1)).to(noisy_BFCHW)
+    fade = fade[None, :, None, None, None]
+    total, weight = torch.zeros_like(noisy_BFCHW), torch.zeros_like(noisy_BFCHW[:1, :, :1, :1, :1])
+    for start in window_starts(num_frames, window):
+        frames = slice(start, start + window)
+        part = denoise(unet, noisy_BFCHW[:, frames], timestep, text_BLC, _frames_of(guidance, frames, num_frames))
+        total[:, frames] += fade * part
+        weight[:, frames] += fade
+    return total / weight
+
+
+def window_starts(num_frames: int, window: int) -> list[int]:
+    """First frames of windows that overlap by half or more and end with the clip."""
+    starts = list(range(0, num_frames - window, window // 2))
+    return [*starts, num_frames - window]
+
+
+def _frames_of(guidance: Guidance, frames: slice, num_frames: int) -> Guidance:
+    def cut(maps_NCHW: Tensor) -> Tensor:
+        kept: Tensor = maps_NCHW.unflatten(0, (-1, num_frames))[:, frames].flatten(0, 1)
+        return kept
+
+    return Guidance(
+        conv_in_NCHW=cut(guidance.conv_in_NCHW),
+        down_residuals=tuple(cut(residual) for residual in guidance.down_residuals),
+        mid_residual=cut(guidance.mid_residual),
+    )
 
 
 def build_scheduler() -> DDIMScheduler:

@@ -1,5 +1,7 @@
 """The UNet: its size, that motion modules and guidance inputs start as nothing, and the noise schedule's end."""
 
+from itertools import pairwise
+
 import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
@@ -10,9 +12,11 @@ from finephys.diffusion.unet import (
     build_scheduler,
     build_unet,
     denoise,
+    denoise_windows,
     motion_parameters,
     skip_motion,
     widen_conv_in,
+    window_starts,
 )
 from finephys.guidance.encoder import GuidanceEncoder
 from finephys.guidance.heatmaps import NUM_GUIDANCE_CHANNELS
@@ -49,6 +53,68 @@ def test_motion_modules_start_as_the_identity(config):
     assert not torch.allclose(moved, clip, atol=1e-3)
     assert torch.allclose(skipped, clip, atol=1e-5)
     assert torch.equal(moved, again)
+
+
+def test_windows_cover_a_clip_and_overlap_by_half_or_more():
+    assert window_starts(17, 16) == [0, 1]
+    assert window_starts(32, 16) == [0, 8, 16]
+    for num_frames in range(17, 90):
+        starts = window_starts(num_frames, 16)
+        assert starts[0] == 0
+        assert starts[-1] == num_frames - 16
+        assert all(0 < later - start <= 8 for start, later in pairwise(starts))
+
+
+def test_long_clips_have_no_seams(config):
+    """Windows end where nobody sees it: changes from frame to frame are no larger there than elsewhere."""
+    torch.manual_seed(0)
+    unet = build_unet(config.unet).eval()
+    encoder = GuidanceEncoder(conv_in_channels=8, block_out_channels=(16, 32, 32), hidden_channels=(16, 16, 16))
+    widen_conv_in(unet, encoder.num_conv_in_channels)
+    num_frames, window = 24, 8
+    # Guidance drifts slowly; noise is the same in all frames.
+    drift = torch.linspace(0, 1, num_frames)[:, None, None, None]
+    maps = [
+        (1 - drift) * torch.rand(1, NUM_GUIDANCE_CHANNELS, side, side)
+        + drift * torch.rand(1, NUM_GUIDANCE_CHANNELS, side, side)
+        for side in (16, 8, 4)
+    ]
+    noisy, text = torch.randn(1, 1, 4, 16, 16).expand(2, num_frames, -1, -1, -1), torch.randn(2, 5, 32)
+    guidance = encoder([torch.cat([one, one]) for one in maps])
+    time = torch.tensor(500)
+    with torch.no_grad():
+        frames_alone = denoise(unet, noisy, time, text, guidance)
+        blended = denoise_windows(unet, noisy, time, text, guidance, window)
+        # Without motion windows do not matter at all.
+        torch.testing.assert_close(blended, frames_alone, atol=1e-5, rtol=1e-5)
+        for parameter in motion_parameters(unet):
+            parameter.normal_(0, 0.1)
+        blended = denoise_windows(unet, noisy, time, text, guidance, window)
+        cut = torch.cat(
+            [
+                denoise_windows(
+                    unet,
+                    noisy[:, start : start + window],
+                    time,
+                    text,
+                    encoder([torch.cat([one[start : start + window]] * 2) for one in maps]),
+                    window,
+                )
+                for start in range(0, num_frames, window)
+            ],
+            1,
+        )
+    step = blended.diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()
+    hard = cut.diff(dim=1).square().mean((0, 2, 3, 4)).sqrt()
+    seams = [start - 1 for start in range(window, num_frames, window)]
+    assert max(hard[seams]) > 3 * hard.median()
+    # The clip's own ends are ends.
+    assert step[4:-4].max() < 1.5 * step.median()
+    # Both clips of the batch are alike: the windows mixed up no guidance.
+    torch.testing.assert_close(
+        denoise_windows(unet, noisy, time, text[[0, 0]], guidance, window)[0],
+        denoise_windows(unet, noisy, time, text[[0, 0]], guidance, window)[1],
+    )
 
 
 def test_widened_input_changes_nothing_and_keeps_the_config():
