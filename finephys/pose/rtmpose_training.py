@@ -31,7 +31,7 @@ CELL_LOSS_WEIGHT = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Pose2DTrainingConfig:
-    """What a crop may look like and what counts; lr, crops_per_step and steps are for the loop (AdamW, cosine).
+    """What a crop may look like, what counts, and how many crops are a batch.
 
     scale: box side over the long side of the true joints' box, from tight to the wide boxes of the first pass.
     shift: of the body's centre, in shares of the box's side.
@@ -43,9 +43,7 @@ class Pose2DTrainingConfig:
     with these probabilities, and 0.520 with twice as large ones and scale up to 2.6. One run each.
     """
 
-    lr: float = 2e-3
     crops_per_step: int = 32
-    num_steps: int = 5000
     scale: tuple[float, float] = (1.1, 1.8)
     shift: float = 0.12
     rotation_degrees: float = 180.0
