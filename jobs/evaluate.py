@@ -50,5 +50,10 @@ if __name__ == "__main__":
         main,
         EvaluateConfig,
         description="Measure one part of the shipped weights on the held-out clips, with a page of plots and videos.",
-        examples=("pose", "lifting --json outputs/evaluate/lifting.json", "physics", "pose --pipeline outputs/train/pipeline"),
+        examples=(
+            "pose",
+            "lifting --json outputs/evaluate/lifting.json",
+            "physics",
+            "pose --pipeline outputs/train/pipeline",
+        ),
     )

@@ -65,15 +65,28 @@ def to_world(joints_cam_m: FLOATS, rotation: NDArray[np.floating], translation: 
     return moved
 
 
-def flight_f1(counts_N3: NDArray[np.floating]) -> float:
+def flight_f1(counts_N3: NDArray[np.int64]) -> float:
     """F1 of flight from (N, 3) frames per clip: rightly, wrongly and not called in flight. NaN without any flight."""
     right, wrong, missed = counts_N3.sum(0)
     return float(2 * right / (2 * right + wrong + missed)) if right + wrong + missed else np.nan
 
 
-def mean_ratio(values_N: FLOATS, reference_N: FLOATS) -> float:
+def flight_calls(called_T: NDArray[np.bool_], clip: Clip) -> tuple[int, int, int]:
+    """Frames that are rightly, wrongly and not called in flight."""
+    assert clip.in_flight is not None
+    truth_T = clip.in_flight
+    return int((called_T & truth_T).sum()), int((called_T & ~truth_T).sum()), int((~called_T & truth_T).sum())
+
+
+def mean_of(values_N: FLOATS) -> float:
+    """The mean over the clips that have a value, NaN for none."""
+    known = values_N[np.isfinite(values_N)]
+    return float(known.mean()) if known.size else np.nan
+
+
+def ratio_of(values_N: FLOATS, reference_N: FLOATS) -> float:
     """The mean of the clips' values over the mean of their references."""
-    return float(values_N.mean() / reference_N.mean())
+    return mean_of(values_N) / mean_of(reference_N) if values_N.size else np.nan
 
 
 def interval(values_N: FLOATS, reference_N: FLOATS | None = None) -> tuple[float, float]:
