@@ -12,7 +12,7 @@ from finephys.evaluation.figures import figures_table, write_figures
 
 # NAME -> finephys/evaluation/evaluate_NAME.py: evaluate(pipeline, data, output) -> list[Figure], which also writes
 # output/index.html.
-Name = Literal["pose", "lifting", "video"]
+Name = Literal["pose", "lifting", "physics", "video"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,5 +55,10 @@ if __name__ == "__main__":
         main,
         EvaluateConfig,
         description="Measure one part of the shipped weights on the held-out clips, with a page of plots and videos.",
-        examples=("pose", "lifting --json outputs/evaluate/lifting.json", "pose --pipeline outputs/train/pipeline"),
+        examples=(
+            "pose",
+            "lifting --json outputs/evaluate/lifting.json",
+            "physics",
+            "pose --pipeline outputs/train/pipeline",
+        ),
     )

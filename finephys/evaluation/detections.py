@@ -1,4 +1,4 @@
-"""The held-out clips as the shipped detector sees them: what the evaluations of pose and of lifting start from.
+"""The held-out clips as the shipped detector sees them: what the evaluations of pose, lifting and physics start from.
 
 Path:    shards -> frames -> Pose2D, beside the ground truth
 Letters: T frames
@@ -7,7 +7,7 @@ Units:   pixel, metre
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,21 +33,26 @@ class Detection:
 
 
 def detect_split(pipeline: Path, data: str, split: str = "test") -> list[Detection]:
-    """Every clip of `split` that has joints in 2D and 3D and a camera, with the poses found by pipeline/pose_estimator.
+    """detect_clips of every clip of `split`. Raises as it does, and FileNotFoundError without shards."""
+    return detect_clips(pipeline, read_split(data, split), f"data {data} in split {split!r}")
 
-    Raises FileNotFoundError without shards or detector; ValueError where the split has no such clip.
+
+def detect_clips(pipeline: Path, clips: Iterable[Clip], source: str) -> list[Detection]:
+    """Each clip that has joints in 2D and 3D and a camera, with the poses found by pipeline/pose_estimator.
+
+    Raises FileNotFoundError without the detector; ValueError, naming `source`, where there is no such clip.
     """
     if not (pipeline / "pose_estimator").is_dir():
         raise FileNotFoundError(f"{pipeline} has no folder pose_estimator")
     estimator = RTMPose.from_pretrained(pipeline, subfolder="pose_estimator", torch_dtype=torch.float32).eval()
     found = []
-    for clip in read_split(data, split):
+    for clip in clips:
         if clip.joints_px is None or clip.joints_cam_m is None or clip.intrinsics is None or clip.rotation is None:
             continue
         frames_THWC = decode_video(clip.video).frames_THWC
         found.append(Detection(clip=clip, frames_THWC=frames_THWC, pose=estimator.estimate(frames_THWC)))
     if not found:
-        raise ValueError(f"data {data} has no clip with ground truth in split {split!r}")
+        raise ValueError(f"{source} has no clip with ground truth")
     return found
 
 

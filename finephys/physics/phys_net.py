@@ -51,7 +51,9 @@ from finephys.physics.trajectory import (
 from finephys.pose.camera import unproject
 from finephys.skeleton import BONES, JOINT_NAMES, MIRROR_BONES, NUM_BONES, NUM_JOINTS
 
-Recursion = Literal["solve", "bidirectional", "forward"]
+Recursion = Literal["solve", "bidirectional", "forward", "none"]
+# What an ablation may leave out, see PhysNet.without.
+Term = Literal["image", "bones", "dynamics", "flight", "forces"]
 
 # S_dd is differentiated twice: this much smoothing makes its noise (a few centimetres) comparable to accelerations.
 SMOOTHING_S = 0.045
@@ -73,6 +75,7 @@ GATE_BIAS = -1.0
 SHORTEST_BONE_M = 0.005
 # What a head output of 1 means.
 MUSCLE_MPS2 = 20.0
+OFFSET_M = 0.1
 BONE_LOG_SCALE = 0.1
 
 
@@ -91,7 +94,8 @@ class PhysicsPose:
 class PhysNetConfig:
     """width, num_layers, num_heads: of the transformer.  attention_s: how far in time a frame attends, either way.
 
-    recursion: "solve" over all time at once, or step "bidirectional" or "forward" as [1] does.
+    recursion: "solve" over all time at once, or step "bidirectional" or "forward" as [1] does;
+    "none": no mechanics, the same network moves S_dd's joints directly: the black box to compare with.
     num_gauss_newton_steps: looks at the image, each followed by the dynamics again; 0 for none.
     """
 
@@ -169,6 +173,8 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             recursion=recursion,
         )
         self.attention_s, self.num_gauss_newton_steps, self.recursion = attention_s, num_gauss_newton_steps, recursion
+        # Terms that an ablation leaves out; nothing else sets it.
+        self.without: frozenset[Term] = frozenset()
         self.embed = nn.Linear(_num_features(), width)
         # Order in time by a convolution rather than by position codes: a clip may be of any length.
         self.order = nn.Conv1d(width, width, 9, padding=4, groups=width)
@@ -236,6 +242,12 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         hidden_BTD = self._encode(features_BTN, dt_s_B)
         names = zip(HEADS, self.frame_heads(hidden_BTD).float().split(list(HEADS.values()), -1))
         head = dict(names)
+        if self.recursion == "none":
+            return _moved_directly(seen, joints_dd_BTJ3, head)
+        if "forces" in self.without:
+            head |= {name: torch.zeros_like(head[name]) for name in ("muscle", "normal", "tangent")}
+        if "flight" in self.without:
+            head["flight"] = torch.full_like(head["flight"], -torch.inf)
 
         correction_B = BONE_LOG_SCALE * self.body_head(hidden_BTD.mean(1)).float()
         bones_B = bones_B * (0.5 * (correction_B + correction_B[:, list(MIRROR_BONES)])).exp()
@@ -295,8 +307,16 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         path_stiffness_B = path_trust * (FLIGHT_PATH_TIME_S / dt_s_B).pow(4)
         turn_stiffness_B = turn_trust * (FLIGHT_TURN_TIME_S / dt_s_B).pow(4)
         lengths_BC = constraint_lengths(bones_B)
+        length_weight = BONE_NOISE_M**-2
         image_weight_BTJ = confidence_BTJ.square() * _trust(head["image_trust"]) / IMAGE_NOISE_M**2
         prior_weight_BTP = weight_BTP / POSITION_NOISE_M**2
+        if "image" in self.without:
+            image_weight_BTJ = torch.zeros_like(image_weight_BTJ)
+        if "bones" in self.without:
+            length_weight = 0.0
+        if "dynamics" in self.without:
+            # Not zero, which the recursion would divide by.
+            stiffness_BTP = 1e-6 * stiffness_BTP
         if self.recursion == "solve":
             factor = factorise(fold_points(weight_BTP), fold_points(stiffness_BTP))
 
@@ -311,9 +331,20 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         x_BTP3 = follow_dynamics(points_of(joints_dd_BTJ3))
         for _ in range(self.num_gauss_newton_steps):
-            x_BTP3 = refine(body, x_BTP3, rays_BTJ2, image_weight_BTJ, lengths_BC, BONE_NOISE_M**-2, prior_weight_BTP)
+            x_BTP3 = refine(body, x_BTP3, rays_BTJ2, image_weight_BTJ, lengths_BC, length_weight, prior_weight_BTP)
             x_BTP3 = follow_dynamics(x_BTP3)
-        return on_body(x_BTP3, bones_B[:, None])
+        return x_BTP3 if "bones" in self.without else on_body(x_BTP3, bones_B[:, None])
+
+
+def _moved_directly(seen: _Observed, joints_dd_BTJ3: Tensor, head: dict[str, Tensor]) -> PhysicsPose:
+    """The black box: the muscles' outputs are offsets of S_dd's points; nothing of it is mixed with S_dd again."""
+    offset_BTP3 = OFFSET_M * head["muscle"].unflatten(-1, (NUM_POINTS, 3))
+    return PhysicsPose(
+        joints_pp_BTJ3=joints_of(points_of(joints_dd_BTJ3) + offset_BTP3),
+        gate_BTJ=torch.zeros_like(head["gate"]),
+        flight_logit_BT=head["flight"][..., 0] + FLIGHT_BIAS,
+        acceleration_BTJ3=joints_of(seen.a_BTP3),
+    )
 
 
 def _observe(body: Body, smooth_BTP3: Tensor, bones_B: Tensor, gravity_B3: Tensor, dt_s_B: Tensor) -> _Observed:

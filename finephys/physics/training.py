@@ -18,11 +18,13 @@ from torch.nn import functional
 
 from finephys.guidance.fuse import fuse
 from finephys.physics.body import bone_lengths
-from finephys.physics.phys_net import PhysicsPose, PhysNet, PhysNetConfig
+from finephys.physics.phys_net import PhysicsPose, PhysNet, PhysNetConfig, Recursion
 from finephys.pose.lifting import Lifter
 
 # Their folders in a pipeline folder.
 PHYS_NET_FOLDER = "phys_net"
+# The black box of the same size that evaluation compares with: a PhysNet of recursion "none".
+REFINER_FOLDER = "refiner"
 LIFTER_FOLDER = "lifter"
 
 # Weights of the terms of pose_losses against one metre of root-relative position error. Accelerations are hundreds of
@@ -37,7 +39,8 @@ FLIGHT_WEIGHT = 0.05  # per nat
 
 @dataclass(frozen=True, kw_only=True)
 class PhysicsTrainingConfig:
-    """phys_net: the network, where none is loaded."""
+    """phys_net: the network, where none is loaded; with recursion "none" the black box to compare with, in its own
+    folder."""
 
     phys_net: PhysNetConfig = field(default_factory=PhysNetConfig)
 
@@ -79,8 +82,8 @@ class PhysicsTraining(nn.Module):
         return {"loss": losses["physics"], **losses}
 
     def export(self, folder: Path) -> None:
-        """Write Phys-Net to `folder`/phys_net."""
-        self.phys_net.save_pretrained(Path(folder) / PHYS_NET_FOLDER, safe_serialization=True)
+        """Write Phys-Net to `folder`/phys_net, the black box to `folder`/refiner."""
+        self.phys_net.save_pretrained(Path(folder) / _folder(self.phys_net.recursion), safe_serialization=True)
 
 
 def pose_losses(
@@ -172,11 +175,16 @@ def build(config: PhysicsTrainingConfig, init: Path | None) -> PhysicsTraining:
     if init is None or not (init / LIFTER_FOLDER).is_dir():
         raise FileNotFoundError(f"stage physics needs a trained lifter: {init}/{LIFTER_FOLDER} is not a folder")
     lifter = Lifter.from_pretrained(init / LIFTER_FOLDER, torch_dtype=torch.float32)
-    if (init / PHYS_NET_FOLDER).is_dir():
-        phys_net = PhysNet.from_pretrained(init / PHYS_NET_FOLDER, torch_dtype=torch.float32)
+    folder = init / _folder(config.phys_net.recursion)
+    if folder.is_dir():
+        phys_net = PhysNet.from_pretrained(folder, torch_dtype=torch.float32)
     else:
         phys_net = PhysNet(**asdict(config.phys_net))
     return PhysicsTraining(phys_net, lifter)
+
+
+def _folder(recursion: Recursion) -> str:
+    return REFINER_FOLDER if recursion == "none" else PHYS_NET_FOLDER
 
 
 def _root_relative(joints_BTJ3: Tensor) -> Tensor:
