@@ -10,6 +10,7 @@ from finephys.config import StageName, TrainConfig, as_json, config_hash
 from finephys.data import storage
 from finephys.recipes import RECIPES
 from finephys.training import ray_trainer
+from finephys.training.estimate import model_state_bytes, part_sizes, resource_request
 from finephys.training.stages import Stage, find_stage
 
 EXAMPLES = (
@@ -38,11 +39,12 @@ def dry_run(config: TrainConfig) -> None:
         print(f"checks          would refuse: {error}")
     for line in _parameter_lines(config, stage):
         print(line)
-    gpus = config.num_workers if config.use_gpu else 0
-    cpus = config.num_workers * config.cpus_per_worker
+    request = resource_request(config, stage)
+    rows, gpus = config.rows, config.num_workers if config.use_gpu else 0
     print(
-        f"resources       {config.num_workers} ranks: {cpus:g} CPUs, {gpus} GPUs; "
-        f"{config.rows.actors} data actors a hop: {config.rows.actor_cpus:g} CPUs, {config.rows.actor_gpus:g} GPUs each"
+        f"resources       {config.num_workers} ranks: {config.num_workers * config.cpus_per_worker:g} CPUs, "
+        f"{gpus} GPUs; {rows.actors} data actors a hop: {rows.actor_cpus:g} CPUs, {rows.actor_gpus:g} GPUs each; "
+        f"in all {request.cpus:g} CPUs, {request.gpus:g} GPUs"
     )
     print(f"global batch    {config.global_batch} = {config.batch_size} x {config.accumulation} x {config.num_workers}")
 
@@ -54,11 +56,21 @@ def _parameter_lines(config: TrainConfig, stage: Stage) -> list[str]:
         module = ray_trainer.build_module(config if is_reachable else replace(config, init=None), stage)
     except FileNotFoundError as error:
         return [f"parameters      unknown: {error}"]
-    for name, part in module.named_children():
-        total = sum(parameter.numel() for parameter in part.parameters())
-        trained = sum(parameter.numel() for parameter in part.parameters() if parameter.requires_grad)
-        if total:
-            lines.append(f"parameters      {name}: {total / 1e6:.3f} M, {trained / total:.0%} trained")
+    sizes = part_sizes(module)
+    for size in sizes:
+        share = size.num_trained / size.num_parameters
+        lines.append(f"parameters      {size.name}: {size.num_parameters / 1e6:.3f} M, {share:.0%} trained")
+    total = sum(size.num_parameters for size in sizes)
+    trained = sum(size.num_trained for size in sizes)
+    lines.append(f"parameters      in all: {total / 1e6:.3f} M, {trained / max(1, total):.0%} trained")
+    for zero_stage in (0, 1, 2, 3):
+        size_bytes = model_state_bytes(total, trained, config, zero_stage)
+        chosen = ", this run" if zero_stage == config.zero.stage else ""
+        place = "GPU" if config.use_gpu else "rank"
+        lines.append(
+            f"memory          ZeRO {zero_stage}: {size_bytes / 2**30:.3g} GiB of model states a {place}{chosen}"
+        )
+    lines.append("memory          activations come on top (finephys/training/estimate.py)")
     return lines
 
 

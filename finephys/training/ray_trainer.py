@@ -33,13 +33,11 @@ from finephys.telemetry import MetricsLog, plot_losses, read_metrics
 from finephys.training import batches as ordering
 from finephys.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from finephys.training.ema import ExponentialMovingAverage
+from finephys.training.estimate import CPUS_FOR_DATA
 from finephys.training.export import export_pipeline
 from finephys.training.loop import Outcome, train
 from finephys.training.stages import Stage
 from finephys.training.zero import Engine
-
-# Logical CPUs for Ray Data's tasks beside the ranks: with fewer, reading waits for a CPU for ever.
-CPUS_FOR_DATA = 2
 
 
 @dataclass(frozen=True, kw_only=True)

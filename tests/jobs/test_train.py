@@ -98,6 +98,8 @@ def test_dry_run_tells_what_would_be(
     assert '"batch_size": 5' in said
     assert "vae: 0.5" in said
     assert "global batch    " in said
+    assert all(f"ZeRO {zero_stage}: " in said for zero_stage in range(4))
+    assert said.count(", this run") == 1
     assert list(Path(places["tmp"]).iterdir()) == []
 
 
