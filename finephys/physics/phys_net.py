@@ -340,7 +340,7 @@ def _moved_directly(seen: _Observed, joints_dd_BTJ3: Tensor, head: dict[str, Ten
     """The black box: the muscles' outputs are offsets of S_dd's points; nothing of it is mixed with S_dd again."""
     offset_BTP3 = OFFSET_M * head["muscle"].unflatten(-1, (NUM_POINTS, 3))
     return PhysicsPose(
-        joints_pp_BTJ3=joints_of(points_of(joints_dd_BTJ3) + offset_BTP3),
+        joints_pp_BTJ3=joints_dd_BTJ3 + joints_of(offset_BTP3),
         gate_BTJ=torch.zeros_like(head["gate"]),
         flight_logit_BT=head["flight"][..., 0] + FLIGHT_BIAS,
         acceleration_BTJ3=joints_of(seen.a_BTP3),

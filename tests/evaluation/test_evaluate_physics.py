@@ -68,7 +68,7 @@ def test_the_truth_of_a_fall_seen_by_a_turning_camera_obeys_gravity() -> None:
     assert clip.translation is not None
     np.testing.assert_allclose(to_world(clip.joints_cam_m, clip.rotation, clip.translation), world, atol=1e-5)
     errors = motion_errors(clip.joints_cam_m, clip)
-    assert errors.mpjpe_mm == pytest.approx(0, abs=1e-6)
+    assert errors.mpjpe_mm == pytest.approx(0, abs=1e-3)
     assert errors.flight_residual_m_s2 < 0.01
     assert errors.bone_std_mm < 0.001
 
