@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from finephys.guidance.fuse import fuse
+from finephys.hops import hop
 from finephys.physics.phys_net import PhysNet
 from finephys.pose.camera import nominal_intrinsics
 from finephys.pose.estimator import Pose2D, PoseEstimator
@@ -65,8 +66,10 @@ def estimate_motion(
     height, width = video_THWC.shape[1:3]
     camera = _checked_intrinsics(intrinsics, height, width)
 
-    pose2d = pose_estimator.estimate(video_THWC)
-    pose3d = lifter.lift(pose2d, camera, fps)
+    with hop("pose2d"):
+        pose2d = pose_estimator.estimate(video_THWC)
+    with hop("pose3d"):
+        pose3d = lifter.lift(pose2d, camera, fps)
     device = phys_net.device
 
     def clip_batch(array: NDArray[np.float32]) -> torch.Tensor:
@@ -74,7 +77,7 @@ def estimate_motion(
 
     is_static = bool(pose3d.static_probability > STATIC_PROBABILITY)
     joints_dd = clip_batch(pose3d.joints_cam_m)
-    with torch.no_grad():
+    with torch.no_grad(), hop("physics"):
         physics = phys_net(
             joints_dd,
             clip_batch(pose2d.joints_px),
@@ -84,6 +87,7 @@ def estimate_motion(
             torch.tensor([1 / fps], device=device),
             torch.tensor([is_static], device=device),
         )
+    with torch.no_grad(), hop("fuse"):
         fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
     return Motion(
         guiding_TJ3=fused[0].float().cpu().numpy(),
