@@ -9,10 +9,12 @@ environment variables (AWS_ENDPOINT_URL, AWS_DEFAULT_REGION, AWS_ACCESS_KEY_ID, 
 A reader never sees half a file: local files are published by rename, S3 objects by their single put.
 """
 
+import functools
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 from pyarrow import fs
@@ -112,6 +114,31 @@ def write_bytes(url: str, data: bytes) -> None:
     os.replace(temporary, path)
 
 
+def create_bytes(url: str, data: bytes) -> bool:
+    """Write a file that does not exist yet, whole; False, and nothing is changed, where one does.
+
+    Of several that create one file at once exactly one is told True, on one machine or many: a hard link decides on a
+    file system, If-None-Match in S3 (AWS, MinIO >= 2024-11, moto), which pyarrow cannot send and s3fs can.
+    """
+    if not is_local(url):
+        try:
+            _s3fs().pipe_file(url.removeprefix("s3://"), data, mode="create")
+        except FileExistsError:
+            return False
+        return True
+    path = local_path(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=WRITING_SUFFIX) as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+        try:
+            os.link(file.name, path)
+        except FileExistsError:
+            return False
+    return True
+
+
 def upload_folder(folder: Path, url: str) -> None:
     """Copy every file below the local `folder` to `url`, each one whole or not at all."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
@@ -175,6 +202,16 @@ def check_writable(url: str) -> None:
         filesystem.delete_file(probe)
     except OSError as error:
         raise OSError(f"output {url} cannot be written: {str(error).splitlines()[0]}") from error
+
+
+@functools.cache
+def _s3fs() -> Any:
+    """Reads the same environment variables as open_filesystem does, and keeps no listing of its own."""
+    # Seconds that whoever works on a folder need not wait for.
+    import s3fs
+
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return s3fs.S3FileSystem(endpoint_url=endpoint, use_listings_cache=False)
 
 
 def _list(url: str) -> list[tuple[str, fs.FileType]]:

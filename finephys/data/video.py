@@ -67,7 +67,13 @@ def decode_video(video: bytes | str | os.PathLike[str], frame_indices: Sequence[
 
 
 def decode_span(
-    source: str | os.PathLike[str] | BinaryIO, start_s: float, end_s: float, *, name: str, height: int | None = None
+    source: str | os.PathLike[str] | BinaryIO,
+    start_s: float,
+    end_s: float,
+    *,
+    name: str,
+    height: int | None = None,
+    container: str | None = None,
 ) -> Video:
     """The frames of [start_s, end_s), counted from the video's first frame, at its average rate.
 
@@ -75,17 +81,18 @@ def decode_span(
     Exact: decoding starts at a keyframe before the span. The first frame is the first one at or after start_s, and of
     the others the one nearest to each 1 / fps after it by its own time stamp: variable frame rates keep their timing.
     height: of the frames returned, the width follows and is even; the video's own where None.
+    container: FFmpeg's name of the format, for files of people we do not know (finephys/data/uploads.py); else guessed.
     Raises ValueError on a span that is empty or not wholly inside the video, and on what is no video.
     """
     if not 0 <= start_s < end_s:
         raise ValueError(f"{name}: span {start_s}..{end_s} s must begin at 0 or later and end after it begins")
     # How far before the span to start: containers with a poor index land late, and then an earlier start helps.
     for lead_s in (0.0, 10.0, start_s):
-        with _opened(source, name) as (container, stream):
+        with _opened(source, name, container) as (opened, stream):
             fps = float(stream.average_rate or stream.guessed_rate or 0)
             if fps <= 0:
                 raise ValueError(f"{name} has no frame rate")
-            times_s, frames = _decode_around(container, stream, max(start_s - lead_s, 0.0), start_s, end_s, fps, height)
+            times_s, frames = _decode_around(opened, stream, max(start_s - lead_s, 0.0), start_s, end_s, fps, height)
         if frames and times_s[0] <= start_s + 0.5 / fps:
             break
     else:
@@ -101,12 +108,12 @@ def decode_span(
 
 
 @contextmanager
-def _opened(source: Any, name: str) -> Iterator[tuple[Any, Any]]:
+def _opened(source: Any, name: str, format: str | None = None) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream, decoded with one thread; a codec's errors in one line."""
     if hasattr(source, "seek"):
         source.seek(0)
     try:
-        with av.open(source if hasattr(source, "read") else os.fspath(source), mode="r") as container:
+        with av.open(source if hasattr(source, "read") else os.fspath(source), mode="r", format=format) as container:
             if not container.streams.video:
                 raise ValueError(f"{name} holds no video stream")
             stream = container.streams.video[0]

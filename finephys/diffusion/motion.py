@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from finephys.guidance.fuse import fuse
+from finephys.hops import hop
 from finephys.physics.phys_net import PhysNet
 from finephys.pose.camera import nominal_intrinsics
 from finephys.pose.estimator import Pose2D, PoseEstimator
@@ -62,7 +63,8 @@ def estimate_motion(
         raise ValueError(f"video_THWC has {len(video_THWC)} frames, wanted at least 2")
     fps = _check_fps(fps, "video_THWC")
     height, width = video_THWC.shape[1:3]
-    pose2d = pose_estimator.estimate(video_THWC)
+    with hop("pose2d"):
+        pose2d = pose_estimator.estimate(video_THWC)
     return motion_of_pose(lifter, phys_net, pose2d, (height, width), fps, intrinsics)
 
 
@@ -87,7 +89,8 @@ def motion_of_pose(
         raise ValueError(f"pose2d.confidence has shape {pose2d.confidence.shape}, wanted {pose2d.joints_px.shape[:2]}")
     fps = _check_fps(fps, "pose2d")
     camera = _checked_intrinsics(intrinsics, *image_size)
-    pose3d = lifter.lift(pose2d, camera, fps)
+    with hop("pose3d"):
+        pose3d = lifter.lift(pose2d, camera, fps)
     device = phys_net.device
 
     def clip_batch(array: NDArray[np.float32]) -> torch.Tensor:
@@ -95,7 +98,7 @@ def motion_of_pose(
 
     is_static = bool(pose3d.static_probability > STATIC_PROBABILITY)
     joints_dd = clip_batch(pose3d.joints_cam_m)
-    with torch.no_grad():
+    with torch.no_grad(), hop("physics"):
         physics = phys_net(
             joints_dd,
             clip_batch(pose2d.joints_px),
@@ -105,6 +108,7 @@ def motion_of_pose(
             torch.tensor([1 / fps], device=device),
             torch.tensor([is_static], device=device),
         )
+    with torch.no_grad(), hop("fuse"):
         fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
     return Motion(
         guiding_TJ3=fused[0].float().cpu().numpy(),

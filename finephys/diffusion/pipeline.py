@@ -36,6 +36,7 @@ from finephys.diffusion.vae import decode_latents, downscale_factor, encode_late
 from finephys.guidance.encoder import Guidance, GuidanceEncoder
 from finephys.guidance.heatmaps import relative_depth
 from finephys.guidance.reference import Reference, draft
+from finephys.hops import hop
 from finephys.physics.phys_net import PhysNet
 from finephys.pose.camera import project
 from finephys.pose.estimator import Pose2D
@@ -203,16 +204,18 @@ class FinePhysPipeline(DiffusionPipeline):
         size = (height or motion.image_size[0], width or motion.image_size[1])
         latent_size = self._latent_size(size)
         num_scales = len(self.unet.config.block_out_channels)
-        maps = guidance_maps(
-            joints_px_FJ2[None], relative_depth(seen_FJ3)[None], motion.image_size, latent_size, num_scales
-        )
+        with hop("heatmaps"):
+            maps = guidance_maps(
+                joints_px_FJ2[None], relative_depth(seen_FJ3)[None], motion.image_size, latent_size, num_scales
+            )
 
         # 2. guidance, once per clip, with and without the pose
         passes = _passes(guidance_scale, pose_guidance_scale)
-        reference = self._reference(reference_image, reference_joints_px, size, motion.is_static)
-        drawn_px_FJ2 = joints_px_FJ2 * _scale(motion.image_size, size, device)
-        draft_NChw = None if reference is None else draft(reference, drawn_px_FJ2[None], size)[0]
-        guidance = self._guidance_of_passes(maps, draft_NChw, passes, len(prompts))
+        with hop("guidance"):
+            reference = self._reference(reference_image, reference_joints_px, size, motion.is_static)
+            drawn_px_FJ2 = joints_px_FJ2 * _scale(motion.image_size, size, device)
+            draft_NChw = None if reference is None else draft(reference, drawn_px_FJ2[None], size)[0]
+            guidance = self._guidance_of_passes(maps, draft_NChw, passes, len(prompts))
         text_BLC = self._text_of_passes(prompts, negatives, passes)
 
         # 3. denoise
@@ -221,21 +224,24 @@ class FinePhysPipeline(DiffusionPipeline):
             latents = clip_noise(shape, self.config.shared_noise, generator, device)
         elif tuple(latents.shape) != shape:
             raise ValueError(f"latents have shape {tuple(latents.shape)}, wanted {shape}")
-        latents = self._denoise(
-            latents.to(device),
-            guidance,
-            text_BLC,
-            passes,
-            num_inference_steps,
-            generator,
-            callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
-        )
+        with hop("unet"):
+            latents = self._denoise(
+                latents.to(device),
+                guidance,
+                text_BLC,
+                passes,
+                num_inference_steps,
+                generator,
+                callback_on_step_end,
+                callback_on_step_end_tensor_inputs,
+            )
 
         # 4. decode
+        with hop("vae"):
+            frames = self._decode(latents, output_type)
         motion_fps = None if fps is None else fps * (num_frames - 1) / max(num_poses - 1, 1)
         return FinePhysPipelineOutput(
-            frames=self._decode(latents, output_type),
+            frames=frames,
             fps=motion_fps,
             frame_indices=frame_indices,
             motion=motion,

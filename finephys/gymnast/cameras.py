@@ -161,11 +161,22 @@ def fit_camera(
     return best[1], best[0]
 
 
-def _aimed_camera(points_m: FLOATS, image_size: int, azimuth: float, rng: np.random.Generator) -> Camera:
-    """Look at the points (N,3) along a bearing and step back until all are inside."""
-    pitch = np.radians(rng.uniform(-5, 20))
-    focal_px = 0.5 * image_size / np.tan(0.5 * np.radians(rng.uniform(20, 45)))
-    fill, drift = rng.uniform(0.78, 0.9), rng.uniform(-0.03, 0.03, 2)
+def aim_camera(
+    points_m: FLOATS,
+    image_size: int,
+    azimuth: float,
+    *,
+    pitch: float,
+    field_of_view: float,
+    fill: float,
+    drift: tuple[float, float] = (0.0, 0.0),
+) -> Camera:
+    """Look at the points (N,3) along a bearing, down by `pitch` (radians both), and step back until all are inside.
+
+    field_of_view: of the picture's side, radians;  fill: share of the side that the points' longer extent takes;
+    drift: how far off its middle their centre lies, in shares of the side.
+    """
+    focal_px = 0.5 * image_size / np.tan(0.5 * field_of_view)
     rotation = _look_along(azimuth, pitch)
     centre_px = image_size / 2
     intrinsics = np.array([[focal_px, 0, centre_px], [0, focal_px, centre_px], [0, 0, 1.0]])
@@ -176,10 +187,27 @@ def _aimed_camera(points_m: FLOATS, image_size: int, azimuth: float, rng: np.ran
         rays = seen_m[:, :2] / seen_m[:, 2:]
         low, high = rays.min(0), rays.max(0)
         # Sideways until the extent is centred (plus a little drift), backward until it fills the wanted share.
-        translation[:2] += (drift * image_size / focal_px - (low + high) / 2) * seen_m[:, 2].mean()
+        aside = np.asarray(drift) * image_size / focal_px - (low + high) / 2
+        translation[:2] += aside * seen_m[:, 2].mean()
         depth_m = seen_m[:, 2].mean() * (high - low).max() * focal_px / (fill * image_size)
         translation[2] += max(depth_m - seen_m[:, 2].mean(), MIN_DISTANCE_M + 0.05 - seen_m[:, 2].min())
     return Camera(intrinsics=intrinsics, rotation=rotation, translation=translation)
+
+
+def _aimed_camera(points_m: FLOATS, image_size: int, azimuth: float, rng: np.random.Generator) -> Camera:
+    """A camera along a bearing, everything else about it random."""
+    pitch = np.radians(rng.uniform(-5, 20))
+    field_of_view = np.radians(rng.uniform(20, 45))
+    fill, drift = rng.uniform(0.78, 0.9), rng.uniform(-0.03, 0.03, 2)
+    return aim_camera(
+        points_m,
+        image_size,
+        azimuth,
+        pitch=float(pitch),
+        field_of_view=float(field_of_view),
+        fill=float(fill),
+        drift=(float(drift[0]), float(drift[1])),
+    )
 
 
 def _look_along(azimuth: float, pitch: float) -> FLOATS:

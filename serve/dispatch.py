@@ -1,0 +1,123 @@
+"""Who does which job next: looks into the journal and hands out batches, remembering nothing that matters.
+
+Path:    Journal.waiting -> batches of compatible jobs -> send (a worker's `run`)
+Units:   second
+
+Every process that serves the API has one. Two of them may hand out the same job: the workers' claims decide.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from serve.journal import Job, Journal
+from serve.metrics import Metrics
+from serve.settings import Settings
+
+log = logging.getLogger("finephys.serve")
+
+# What a worker is sent: job id, number of the attempt.
+Batch = list[tuple[str, int]]
+# After a batch came back with an error, and after workers could not be reached.
+_PAUSE_S = 0.5
+
+
+class Dispatcher:
+    """send(batch) returns when a worker has done a batch; it raises where the worker died. send([]) starts a worker."""
+
+    def __init__(
+        self, settings: Settings, journal: Journal, metrics: Metrics, send: Callable[[Batch], Awaitable[Any]]
+    ) -> None:
+        self.settings = settings
+        self.journal = journal
+        self.metrics = metrics
+        self.send = send
+        self.is_ready = False
+        self._poke = asyncio.Event()
+        self._out: dict[asyncio.Task[None], Batch] = {}
+
+    def poke(self) -> None:
+        """There may be something new."""
+        self._poke.set()
+
+    async def run(self) -> None:
+        """Hand out work for ever."""
+        starting = asyncio.create_task(self._warm_up())
+        try:
+            while True:
+                self._poke.clear()
+                try:
+                    await self._hand_out()
+                except OSError:
+                    log.exception("the journal cannot be read")
+                try:
+                    await asyncio.wait_for(self._poke.wait(), self.settings.poll_seconds)
+                except TimeoutError:
+                    continue
+        finally:
+            # Workers go on with what they have; whoever comes next finds the results.
+            for task in (starting, *self._out):
+                task.cancel()
+
+    async def _warm_up(self) -> None:
+        """Start a worker, so that this service knows that it can work before anybody asks."""
+        while not self.is_ready:
+            try:
+                await self.send([])
+                self.is_ready = True
+            except Exception:
+                log.exception("no worker could be started")
+                await asyncio.sleep(10 * _PAUSE_S)
+        self.metrics.set("ready", 1)
+
+    async def _hand_out(self) -> None:
+        jobs, free = await asyncio.to_thread(self.journal.waiting)
+        self.metrics.set("queue_jobs", len(jobs))
+        self.metrics.set("oldest_job_seconds", time.time() - jobs[0].created_at if jobs else 0.0)
+        # One more for each worker than it can do at a time, so that none waits for this process.
+        room = 2 * self.settings.max_workers - len(self._out)
+        out = {job_id for batch in self._out.values() for job_id, _ in batch}
+        free = [job for job in free if job.id not in out]
+        num_shared = -(-len(free) // self.settings.max_workers)
+        for batch in batches(free, min(self.settings.max_batch, max(1, num_shared)))[: max(0, room)]:
+            task = asyncio.create_task(self._send(batch))
+            self._out[task] = batch
+            task.add_done_callback(self._came_back)
+        self.metrics.set("batches_out", len(self._out))
+
+    async def _send(self, batch: Batch) -> None:
+        try:
+            await self.send(batch)
+        except Exception as error:
+            log.warning("a worker was lost with %d jobs: %s", len(batch), str(error).splitlines()[:1])
+            await asyncio.sleep(_PAUSE_S)
+
+    def _came_back(self, task: asyncio.Task[None]) -> None:
+        del self._out[task]
+        self.poke()
+
+
+def batches(jobs: Sequence[Job], max_batch: int) -> list[Batch]:
+    """Jobs in the order in which they are to be done, compatible ones together.
+
+    Clients take turns: whoever asks for a thousand clips does not keep out whoever asks for one.
+    """
+    num_before: Counter[str] = Counter()
+    turns = []
+    for job in jobs:
+        turns.append((num_before[job.client], job.id, job))
+        num_before[job.client] += 1
+    found: list[Batch] = []
+    open_batch: dict[str, Batch] = {}
+    for _, job_id, job in sorted(turns, key=lambda turn: turn[:2]):
+        kind = json.dumps({**job.order, "prompt": "", "seed": 0}, sort_keys=True)
+        batch = open_batch.get(kind)
+        if batch is None or len(batch) >= max_batch:
+            batch = open_batch[kind] = []
+            found.append(batch)
+        batch.append((job_id, job.attempt + 1))
+    return found
