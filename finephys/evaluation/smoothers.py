@@ -67,7 +67,7 @@ def whittaker(joints_m: FLOATS, fps: float, setting: tuple[float, ...]) -> FLOAT
     return smoothed
 
 
-# Name -> the smoother and the settings that are tried; half as much and twice as much as the ends is never better.
+# Name -> the smoother and the settings that are tried. What the demo clips choose lies inside of each range.
 SMOOTHERS: dict[str, tuple[Smoother, tuple[tuple[float, ...], ...]]] = {
     "Savitzky-Golay": (
         savitzky_golay,

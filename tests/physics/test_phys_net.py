@@ -1,11 +1,13 @@
 """Phys-Net: helpful before training, every head learns from both outputs, and physics is off where it does not hold."""
 
+from typing import get_args
+
 import pytest
 import torch
 
 from finephys.guidance.fuse import fuse
 from finephys.physics.body import STANDARD_GRAVITY, bone_lengths, center_of_mass
-from finephys.physics.phys_net import HEADS, PhysNet, PhysNetConfig
+from finephys.physics.phys_net import HEADS, PhysNet, PhysNetConfig, Term
 from finephys.physics.trajectory import acceleration
 
 RECURSIONS = ("solve", "bidirectional", "forward")
@@ -180,3 +182,21 @@ def test_what_is_refused(flight_clip):
     collapsed[1] = collapsed[1, :, :1]
     with pytest.raises(ValueError, match="between root and right_hip in batch element 1"):
         net(collapsed, *inputs[1:])
+
+
+@pytest.mark.parametrize("term", get_args(Term))
+def test_each_term_matters_and_is_taken_out(flight_clip, term):
+    torch.manual_seed(0)
+    net = force_flight(PhysNet()).eval()
+    torch.nn.init.normal_(net.frame_heads.weight, std=0.1)
+    with torch.no_grad():
+        whole = net(*flight_clip.inputs()).joints_pp_BTJ3
+        net.without = frozenset({term})
+        without = net(*flight_clip.inputs()).joints_pp_BTJ3
+        net.without = frozenset()
+        again = net(*flight_clip.inputs()).joints_pp_BTJ3
+    assert torch.isfinite(without).all()
+    assert (without - whole).abs().max() > 1e-4
+    assert torch.equal(again, whole)
+    if term == "bones":
+        assert bone_lengths(without).std(1).max() > 1e-3

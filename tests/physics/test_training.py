@@ -140,3 +140,24 @@ def test_the_fused_motion_is_what_is_judged(flight_clip):
         for gate in (0.0, 0.5, 1.0)
     ]
     assert cost[0] < cost[1] < cost[2]
+
+
+def test_the_black_box_starts_as_the_data_learns_and_has_its_own_folder(rows, lifter, tmp_path):
+    lifter.save_pretrained(tmp_path / "lifter")
+    config = PhysicsTrainingConfig(phys_net=PhysNetConfig(recursion="none"))
+    module = build(config, tmp_path)
+    batch = collate(rows, np.random.default_rng(0))
+    losses = module(batch)
+    assert losses["mpjpe_fused_mm"].item() == pytest.approx(losses["mpjpe_dd_mm"].item(), rel=1e-5)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], 3e-3)
+    for _ in range(12):
+        optimizer.zero_grad()
+        losses = module(batch)
+        losses["loss"].backward()
+        optimizer.step()
+    assert losses["mpjpe_fused_mm"] < 0.9 * losses["mpjpe_dd_mm"]
+    assert sum(p.numel() for p in module.phys_net.parameters()) == sum(p.numel() for p in PhysNet().parameters())
+    module.export(tmp_path)
+    assert not (tmp_path / "phys_net").exists()
+    assert build(config, tmp_path).phys_net.recursion == "none"
+    assert build(PhysicsTrainingConfig(), tmp_path).phys_net.recursion == "solve"
