@@ -1,3 +1,4 @@
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -194,9 +195,20 @@ def test_every_output_says_how_far_off_it_expects_to_be(lifter: Lifter) -> None:
     assert lifted.gravity_spread_deg > 0
 
 
-def test_weights_saved_without_spreads_say_that_they_know_none() -> None:
+def test_weights_saved_without_spreads_say_that_they_know_none(lifter: Lifter, tmp_path: Path) -> None:
+    """As weights of before there were any: their config has no has_spread."""
+    old = Lifter(**{**asdict(SMALL), "has_spread": False})
+    old.set_bank(lifter.bank_joints_cam_m_PFJ3, lifter.bank_gravity_P3)
+    old.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["has_spread"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Lifter.from_pretrained(tmp_path).lift(clip(20), INTRINSICS, 30.0).joints_spread_m is None
+
+
+def test_shipped_weights_say_how_far_off_they_expect_to_be() -> None:
     shipped = Lifter.from_pretrained("finephys/assets/pipeline", subfolder="lifter", torch_dtype=torch.float32)
-    assert shipped.lift(clip(20), INTRINSICS, 30.0).joints_spread_m is None
+    assert shipped.lift(clip(20), INTRINSICS, 30.0).joints_spread_m is not None
 
 
 def test_without_prompts_the_bank_does_not_matter(lifter: Lifter) -> None:
