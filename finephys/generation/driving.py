@@ -70,7 +70,9 @@ def clips_by_id(clips: Iterable[Clip], clip_ids: Sequence[str], data: str) -> li
 
 
 def choose_clips(clips: Iterable[Clip], split: str, num_clips: int, *, label_name: str | None, data: str) -> list[Clip]:
-    """The first num_clips clips of a split, one of each motion in turn, or only those of the motion label_name.
+    """num_clips clips of a split, one of each motion in turn, or only those of the motion label_name.
+
+    Where there are more motions than num_clips, they are spread over the motions' names.
 
     Raises ValueError where the split has no such clip.
     """
@@ -85,7 +87,10 @@ def choose_clips(clips: Iterable[Clip], split: str, num_clips: int, *, label_nam
             f"{data} has no {split} clip of class {label_name!r} to drive it, only of {', '.join(sorted(by_label))}; "
             f"give --video or --clip"
         )
-    queues = [by_label[name] for name in sorted(by_label) if label_name in (None, name)]
+    names = sorted(by_label) if label_name is None else [label_name]
+    if num_clips < len(names):
+        names = [names[int((number + 0.5) * len(names) / num_clips)] for number in range(num_clips)]
+    queues = [by_label[name] for name in names]
     chosen: list[Clip] = []
     for turn in range(max(len(queue) for queue in queues)):
         chosen += [queue[turn] for queue in queues if turn < len(queue)]

@@ -33,6 +33,7 @@ def _ids(clips: list[Clip]) -> list[str]:
 
 
 def test_one_of_each_motion_in_turn() -> None:
+    assert _ids(choose_clips(CLIPS, "test", 1, label_name=None, data="d")) == ["kick-0"]
     assert _ids(choose_clips(CLIPS, "test", 2, label_name=None, data="d")) == ["jump-0", "kick-0"]
     assert _ids(choose_clips(CLIPS, "test", 9, label_name=None, data="d")) == ["jump-0", "kick-0", "jump-1"]
     assert _ids(choose_clips(CLIPS, "test", 9, label_name="jump", data="d")) == ["jump-0", "jump-1"]
