@@ -33,7 +33,7 @@ _ROWS = (
     ("fuse", "Fused 3D", ""),
     ("project", "Projected 2D", "the fused pose in the image"),
     ("heatmaps", "Heatmaps", "what guides the denoising"),
-    ("vae", "Generated video", "from text and guidance only"),
+    ("vae", "Generated video", ""),
 )
 
 
@@ -45,7 +45,7 @@ class Hops:
     frames_THWC uint8; joints_px (T,17,2) with confidence (T,17), detected; joints_dd, joints_pp, fused (T,17,3) metres,
     absolute camera frame; gravity_cam (3,) points down; frame_index (F,): which frames of T were generated;
     guidance_px (F,17,2): the fused pose projected, in pixels of the source; heatmaps_FCHW; generated_FHWC uint8.
-    truth_cam_m (T,17,3): ground truth where it is known.
+    truth_cam_m (T,17,3): ground truth where it is known.  has_reference: the generator saw the source's first frame.
     """
 
     title: str
@@ -63,6 +63,7 @@ class Hops:
     heatmaps_FCHW: NDArray[np.floating]
     generated_FHWC: NDArray[np.uint8]
     truth_cam_m: NDArray[np.floating] | None = None
+    has_reference: bool = False
 
     def __post_init__(self) -> None:
         num_frames, num_generated = len(self.frames_THWC), len(self.frame_index)
@@ -158,7 +159,8 @@ def _tiles(hops: Hops, step: int, view: drawing.View3D, size: tuple[int, int]) -
 
 def _rows(hops: Hops) -> list[tuple[str, str, str]]:
     fused_remark = "S_dd and S_pp" if hops.truth_cam_m is None else "S_dd and S_pp; grey: truth"
-    return [(hop, title, fused_remark if hop == "fuse" else remark) for hop, title, remark in _ROWS]
+    remarks = {"fuse": fused_remark, "vae": "text, guidance, first frame" if hops.has_reference else "text, guidance"}
+    return [(hop, title, remarks.get(hop, remark)) for hop, title, remark in _ROWS]
 
 
 def _write_header(ink: ImageDraw.ImageDraw, hops: Hops, width: int) -> None:

@@ -76,6 +76,7 @@ def generate_clip(
         heatmaps_FCHW=output.heatmaps,
         generated_FHWC=output.frames[0],
         truth_cam_m=clip.joints_cam_m,
+        has_reference=request.reference == "first",
     )
     return hops, measure_clip(hops, pipeline.pose_estimator)
 

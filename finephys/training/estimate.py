@@ -13,7 +13,7 @@ moving average (4 bytes) beside them:
     stage 2    w P + (w + 12) Q / N + 4 Q
     stage 3    (w P + w Q + 12 Q + 4 Q) / N
 Offloading moves the 12 Q / N to the host. Activations, communication buffers and the libraries' own memory come on top.
-`jobs/benchmark.py train` measures stages 0 to 3 against this.
+Not yet held against measured memory.
 """
 
 from dataclasses import dataclass

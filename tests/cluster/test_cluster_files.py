@@ -103,7 +103,7 @@ def test_the_job_is_a_command_that_the_cluster_can_hold() -> None:
             # A rank must find its CPUs beside the GPU.
             assert int(limits["cpu"]) >= int(limits["nvidia.com/gpu"]) * config.cpus_per_worker
     assert cpus >= request.cpus
-    # And a machine to spare: the ranks of one that dies have somewhere to go.
+    # No whole machine to spare: the autoscaler replaces one that dies.
     assert gpus >= request.gpus
 
 
