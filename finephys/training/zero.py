@@ -34,6 +34,10 @@ class Engine:
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if not trainable:
             raise ValueError(f"stage {config.stage} has no trainable parameter")
+        if config.zero.precision != "float32":
+            # Around the module, not the engine: DeepSpeed switches off an autocast that it finds outside.
+            device_type = "cuda" if config.use_gpu else "cpu"
+            module.forward = torch.autocast(device_type, torch.bfloat16)(module.forward)
         optimizer = config.optimizer
         self.optimizer = torch.optim.AdamW(
             trainable,
@@ -62,9 +66,7 @@ class Engine:
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The module's scalar loss terms, on the device."""
         on_device = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        is_half = self.config.zero.precision == "bfloat16"
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=is_half):
-            losses: dict[str, Tensor] = self.engine(on_device)
+        losses: dict[str, Tensor] = self.engine(on_device)
         return losses
 
     def backward(self, loss: Tensor) -> None:
