@@ -4,8 +4,8 @@ Path:    random clips -> figures
 Letters: T frames, N windows
 Units:   frames per second, milliseconds
 
-The ceiling of 2D pose is the network on as many crops as `estimate` cuts (two passes, so two a frame), in the same
-batches; that of lifting is the network on windows that lie ready. Both sides take turns, and medians are compared.
+The ceiling of 2D pose is the network on as many crops as `estimate` cuts (one a frame in each of its passes), in the
+same batches; that of lifting is the network on windows that lie ready. Both sides take turns, and medians are compared.
 """
 
 import time
@@ -19,7 +19,7 @@ import torch
 from finephys.evaluation.figures import Figure
 from finephys.pose.estimator import Pose2D
 from finephys.pose.lifting import Lifter
-from finephys.pose.rtmpose import CROPS_PER_FORWARD, RTMPose
+from finephys.pose.rtmpose import CROPS_PER_FORWARD, NUM_FOLLOWING_PASSES, RTMPose
 
 PIPELINE = Path(__file__).parent.parent / "assets" / "pipeline"
 NUM_FRAMES = 64
@@ -44,7 +44,7 @@ def _pose_figures(rng: np.random.Generator) -> list[Figure]:
     crops_NCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
 
     def bare() -> None:
-        for _ in range(2):
+        for _ in range(1 + NUM_FOLLOWING_PASSES):
             for crops in crops_NCHW.split(CROPS_PER_FORWARD):
                 estimator(crops)
 

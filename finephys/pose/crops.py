@@ -6,10 +6,11 @@ Units:   pixel (x right, y down, centre of the first pixel at 0.5)
 
 Which person is the gymnast is decided by what moves, over the whole clip; nothing is carried from frame to frame,
 so a somersault cannot make a tracker lose its target. Boxes are smoothed over time by order statistics: a frame with
-a wrong pose does not move its neighbours' boxes.
+a wrong pose does not move its neighbours' boxes. They turn with the trunk: what is upside down in the video is upright
+in its box, where a network needs to learn less.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -40,10 +41,14 @@ _THORAX = JOINT_NAMES.index("thorax")
 
 @dataclass(frozen=True)
 class Boxes:
-    """A box of the network's aspect ratio for each frame: centre_px (T, 2), height_px (T,), both float64."""
+    """A box of the network's aspect ratio for each frame: centre_px (T, 2), height_px (T,), angle (T,), all float64.
+
+    angle: radians by which the box is turned, clockwise as seen.
+    """
 
     centre_px: NDArray[np.float64]
     height_px: NDArray[np.float64]
+    angle: NDArray[np.float64]
 
 
 def boxes_from_motion(frames_THWC: NDArray[np.uint8], crop_size: tuple[int, int]) -> Boxes:
@@ -60,29 +65,48 @@ def boxes_from_motion(frames_THWC: NDArray[np.uint8], crop_size: tuple[int, int]
     if moving.mean() < 0.25:
         return whole
     boxes = _boxes_of_extents(_fill_gaps(low_high_T22, moving), MOTION_MARGIN, crop_size)
-    return Boxes(boxes.centre_px, np.minimum(boxes.height_px, whole.height_px))
+    return replace(boxes, height_px=np.minimum(boxes.height_px, whole.height_px))
 
 
 def boxes_from_pose(pose: Pose2D, before: Boxes, crop_size: tuple[int, int]) -> Boxes:
-    """Boxes that follow the sure joints of `pose`, smoothed over time; `before` where no frame has enough of them."""
+    """Boxes around the sure joints of `pose`, turned with the trunk so that it is upright in them, smoothed over time.
+
+    `before` where no frame has enough sure joints.
+    """
     sure = pose.confidence >= BOX_MIN_CONFIDENCE
     found = sure.sum(-1) >= BOX_MIN_JOINTS
     if not found.any():
         return before
     joints_px = pose.joints_px.astype(np.float64)
-    low_T2 = np.where(sure[..., None], joints_px, np.inf).min(1)
-    high_T2 = np.where(sure[..., None], joints_px, -np.inf).max(1)
-    low_high_T22 = _fill_gaps(np.stack([low_T2, high_T2], 1), found)
+    angle_T = _smooth_angle(trunk_angle(joints_px), pose.confidence[:, [0, _THORAX]].min(-1))
+    # Extents along the axes of the turned box.
+    along_TJ2 = joints_px @ rotation(angle_T)
+    low_T2 = np.where(sure[..., None], along_TJ2, np.inf).min(1)
+    high_T2 = np.where(sure[..., None], along_TJ2, -np.inf).max(1)
+    low_T2[~found] = high_T2[~found] = 0.0
+    # A middle in pixels of the frame: neighbours' boxes are turned by other angles.
+    middle_T2 = np.einsum("tab,tb->ta", rotation(angle_T), (low_T2 + high_T2) / 2)
+    half_T2 = (high_T2 - low_T2) / 2
+    low_high_T22 = _fill_gaps(np.stack([middle_T2 - half_T2, middle_T2 + half_T2], 1), found)
     boxes = _boxes_of_extents(low_high_T22, JOINTS_MARGIN, crop_size)
     # Unsure limbs may be missing from the extents: never less than half of the clip's usual box.
-    return Boxes(boxes.centre_px, np.maximum(boxes.height_px, 0.5 * np.median(boxes.height_px)))
+    height_px = np.maximum(boxes.height_px, 0.5 * np.median(boxes.height_px))
+    return Boxes(boxes.centre_px, height_px, angle_T)
 
 
-def crop_to_frame(centre_px: NDArray[np.float64], height_px: float, crop_size: tuple[int, int]) -> NDArray[np.float64]:
-    """The 2x3 matrix that takes a crop's pixel coordinates to the frame's."""
-    scale = height_px / crop_size[0]
-    offset = centre_px - scale * 0.5 * np.array([crop_size[1], crop_size[0]])
-    return np.array([[scale, 0.0, offset[0]], [0.0, scale, offset[1]]])
+def crop_to_frame(
+    centre_px: NDArray[np.float64], height_px: float, crop_size: tuple[int, int], angle: float = 0.0
+) -> NDArray[np.float64]:
+    """The 2x3 matrix that takes a crop's pixel coordinates to the frame's; the crop is turned clockwise by `angle`."""
+    matrix = rotation(np.float64(angle)) * (height_px / crop_size[0])
+    middle = 0.5 * np.array([crop_size[1], crop_size[0]])
+    return np.concatenate([matrix, (centre_px - matrix @ middle)[:, None]], 1)
+
+
+def rotation(angle: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    """Matrices (..., 2, 2) that turn clockwise, as seen where y points down, by `angle` (...) radians."""
+    cosine, sine = np.cos(angle), np.sin(angle)
+    return np.stack([np.stack([cosine, -sine], -1), np.stack([sine, cosine], -1)], -2)
 
 
 def trunk_angle(joints_px: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -116,7 +140,7 @@ def cut_crop(
 def _whole_frame_boxes(num_frames: int, height: int, width: int, crop_size: tuple[int, int]) -> Boxes:
     box_height = max(height, width * crop_size[0] / crop_size[1])
     centre_T2 = np.tile(np.array([width / 2, height / 2]), (num_frames, 1))
-    return Boxes(centre_T2, np.full(num_frames, float(box_height)))
+    return Boxes(centre_T2, np.full(num_frames, float(box_height)), np.zeros(num_frames))
 
 
 def _motion_extents(frames_THWC: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -146,6 +170,15 @@ def _weighted_range(weight: NDArray[np.float32]) -> tuple[float, float]:
     return float(np.searchsorted(share, 0.05)), float(np.searchsorted(share, 0.95) + 1)
 
 
+def _smooth_angle(angle_T: NDArray[np.float64], weight_T: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Directions averaged over three frames, each counting as much as it is sure: a somersault turns by 30 degrees in
+    one."""
+    # The small weight decides where nothing is sure.
+    pointer_T = (weight_T.astype(np.float64) + 1e-3) * np.exp(1j * angle_T)
+    real_T, imaginary_T = (uniform_filter1d(part, 3, mode="nearest") for part in (pointer_T.real, pointer_T.imag))
+    return np.asarray(np.arctan2(imaginary_T, real_T))
+
+
 def _fill_gaps(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[np.float64]:
     """values (T, ...) with the frames that are not known filled in linearly from those that are."""
     frames = np.arange(len(values))
@@ -165,4 +198,4 @@ def _boxes_of_extents(low_high_T22: NDArray[np.float64], margin: float, crop_siz
     height_T = np.maximum(extent_T2[:, 1], extent_T2[:, 0] * crop_size[0] / crop_size[1])
     height_T = maximum_filter1d(height_T, SMOOTHING_NUM_FRAMES, mode="nearest")
     height_T = uniform_filter1d(height_T, SMOOTHING_NUM_FRAMES, mode="nearest")
-    return Boxes(centre_T2, np.maximum(margin * height_T, 8.0))
+    return Boxes(centre_T2, np.maximum(margin * height_T, 8.0), np.zeros(len(centre_T2)))

@@ -4,10 +4,10 @@ Path:    frames -> Pose2D
 Letters: T frames, N crops, J keypoints, C, H, W; X, Y bins along a crop's width and height
 Units:   pixel (x right, y down, centre of the first pixel at 0.5); a bin is 1 / simcc_split_ratio crop pixels
 [1] RTMPose, arXiv:2303.07399; SimCC, arXiv:2107.03332.  Network and loss are mmpose's classes, unchanged.
-    We differ: no person detector and no flip test.  A first pass over wide boxes finds the body, a second over boxes
-    that follow it measures (crops.py).  A joint is placed at the mean of the distribution around its peak, not at the
-    peak, and its confidence is the probability there: the network is trained with a proper score, so it is calibrated
-    up to over-fitting, where mmpose returns the raw logit.
+    We differ: no person detector and no flip test.  A first pass over wide boxes finds the body, two more over
+    boxes that follow and turn with it measure (crops.py).  A joint is placed at the mean of the distribution around its
+    peak, not at the peak, and its confidence is the probability there: the network is trained with a proper score, so
+    it is calibrated up to over-fitting, where mmpose returns the raw logit.
 """
 
 import importlib
@@ -40,6 +40,9 @@ STAGES = ((64, 128, 3, True), (128, 256, 6, True), (256, 512, 6, True), (512, 10
 # Crops in one forward pass: beyond 16 a CPU thread gains nothing (measured), 32 is kinder to a GPU.
 CROPS_PER_FORWARD = 32
 SMALLEST_SIDE_PX = 16
+# Passes over boxes that follow the body. The second finds the trunk of inverted bodies that the first took for upright:
+# PCK 0.05 of inverted frames 0.42 after one, 0.47 after two, 0.49 in boxes around the true joints.
+NUM_FOLLOWING_PASSES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,8 +205,9 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         _check_frames(frames_THWC)
         boxes = boxes_from_motion(frames_THWC, self.crop_size)
         keypoints = self._estimate_in_boxes(frames_THWC, boxes)
-        boxes = boxes_from_pose(keypoints, boxes, self.crop_size)
-        keypoints = self._estimate_in_boxes(frames_THWC, boxes)
+        for _ in range(NUM_FOLLOWING_PASSES):
+            boxes = boxes_from_pose(keypoints, boxes, self.crop_size)
+            keypoints = self._estimate_in_boxes(frames_THWC, boxes)
         if self.config.keypoint_layout == "coco":
             keypoints = Pose2D(*coco_to_h36m(keypoints.joints_px, keypoints.confidence))
         is_blank_T = np.array([frame.min() == frame.max() for frame in frames_THWC])
@@ -216,7 +220,10 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         was_training = self.training
         self.eval()
         to_frame_T23 = np.stack(
-            [crop_to_frame(centre, height, self.crop_size) for centre, height in zip(boxes.centre_px, boxes.height_px)]
+            [
+                crop_to_frame(centre, height, self.crop_size, angle)
+                for centre, height, angle in zip(boxes.centre_px, boxes.height_px, boxes.angle)
+            ]
         )
         keypoints, confidences = [], []
         for start in range(0, len(frames_THWC), CROPS_PER_FORWARD):

@@ -5,7 +5,7 @@ Letters: N crops, J = 17 joints, C, H, W; X, Y SimCC bins
 Units:   pixel of the crop (centre of the first pixel at 0.5)
 [1] RTMPose, arXiv:2303.07399: SimCC targets and KLDiscretLoss, mmpose's own class.
     We differ: bodies turn by any angle (gymnasts are upside down half of the time, RTMPose turns by 80 degrees), many
-    so that their trunk is nearly upright, as it is in the second pass of `RTMPose.estimate`;
+    so that their trunk is nearly upright, as it is in the last passes of `RTMPose.estimate`;
     colours are mixed by a random matrix, so that the demo's palette does not matter; a joint outside the crop has an
     even distribution as its target, so that confidence falls where there is nothing to see; and the head's first map
     learns the joint's cell directly. Without that the loss stays for long at what is known without looking.
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from finephys.pose.crops import cut_crop, trunk_angle
+from finephys.pose.crops import crop_to_frame, cut_crop, trunk_angle
 from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc
 from finephys.skeleton import MIRROR
 
@@ -44,7 +44,7 @@ class Pose2DTrainingConfig:
     scale: tuple[float, float] = (1.1, 1.8)
     shift: float = 0.12
     rotation_degrees: float = 180.0
-    # Turned by any angle; as filmed but for a tilt (the first pass); the others with the trunk upright but for a tilt.
+    # Turned by any angle; as filmed but for a tilt (the first pass); the rest with the trunk upright but for a tilt.
     turned_probability: float = 0.2
     filmed_probability: float = 0.3
     tilt_degrees: float = 25.0
@@ -218,10 +218,7 @@ def _random_box(
     angle = math.radians(rng.uniform(-limit, limit))
     if kind >= config.turned_probability + config.filmed_probability:
         angle += float(trunk_angle(joints_px))
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    matrix = turn * (side_px / min(crop_size))
-    middle = np.array([crop_size[1], crop_size[0]]) / 2
-    return np.concatenate([matrix, (centre_px - matrix @ middle)[:, None]], 1)
+    return crop_to_frame(centre_px, side_px * crop_size[0] / min(crop_size), crop_size, angle)
 
 
 def _plain_image(rng: np.random.Generator, crop_size: tuple[int, int]) -> NDArray[np.uint8]:

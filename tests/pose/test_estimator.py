@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from finephys.pose.crops import boxes_from_motion, boxes_from_pose, crop_to_frame, cut_crop
+from finephys.pose.crops import boxes_from_motion, boxes_from_pose, crop_to_frame, cut_crop, rotation, trunk_angle
 from finephys.pose.estimator import Pose2D
+from finephys.skeleton import JOINT_NAMES
 
 CROP_SIZE = (128, 96)
 
@@ -63,10 +64,30 @@ def test_boxes_follow_the_pose_through_frames_where_it_was_lost_or_wrong() -> No
     joints[20] += 400  # someone else
     before = boxes_from_motion(np.zeros((30, 300, 300, 3), np.uint8), CROP_SIZE)
     boxes = boxes_from_pose(Pose2D(joints, confidence), before, CROP_SIZE)
-    inside = np.abs((centres[:, None] + body) - boxes.centre_px[:, None]).max(1)
+    from_centre = (centres[:, None] + body) - boxes.centre_px[:, None]
+    inside = np.abs(np.einsum("tab,tja->tjb", rotation(boxes.angle), from_centre)).max(1)
     assert (inside[:, 1] < boxes.height_px / 2).all()
     assert (inside[:, 0] < boxes.height_px / 2 * 96 / 128).all()
     assert (boxes.height_px < 200).all()
+
+
+def test_a_body_that_turns_over_is_upright_in_its_boxes() -> None:
+    rng = np.random.default_rng(2)
+    body = rng.uniform(-20, 20, (17, 2))
+    body[0], body[JOINT_NAMES.index("thorax")] = [0, 10], [0, -15]
+    angle = np.linspace(0, 2 * np.pi, 20)  # as a somersault: 19 degrees a frame
+    joints = (np.einsum("tab,jb->tja", rotation(angle), body) + 150).astype(np.float32)
+    confidence = np.full((20, 17), 0.9, np.float32)
+    joints[7] = joints[7] * [1, -1] + [0, 300]  # one frame the wrong way up, and the detector not sure of it
+    confidence[7] = 0.31
+    before = boxes_from_motion(np.zeros((20, 300, 300, 3), np.uint8), CROP_SIZE)
+    boxes = boxes_from_pose(Pose2D(joints.astype(np.float32), confidence), before, CROP_SIZE)
+    for frame in range(20):
+        to_frame = crop_to_frame(boxes.centre_px[frame], boxes.height_px[frame], CROP_SIZE, boxes.angle[frame])
+        true_px = body @ rotation(angle[frame]).T + 150
+        seen_px = (true_px - to_frame[:, 2]) @ np.linalg.inv(to_frame[:, :2]).T
+        assert abs(np.degrees(trunk_angle(seen_px))) < 20
+        assert (seen_px > 0).all() and (seen_px < np.array(CROP_SIZE)[::-1]).all()
 
 
 def test_boxes_stay_where_no_pose_was_found() -> None:
