@@ -87,7 +87,8 @@ def test_a_body_that_turns_over_is_upright_in_its_boxes() -> None:
         true_px = body @ rotation(angle[frame]).T + 150
         seen_px = (true_px - to_frame[:, 2]) @ np.linalg.inv(to_frame[:, :2]).T
         assert abs(np.degrees(trunk_angle(seen_px))) < 20
-        assert (seen_px > 0).all() and (seen_px < np.array(CROP_SIZE)[::-1]).all()
+        assert (seen_px > 0).all()
+        assert (seen_px < np.array(CROP_SIZE)[::-1]).all()
 
 
 def test_boxes_stay_where_no_pose_was_found() -> None:
