@@ -83,6 +83,9 @@ class RowsConfig:
     validation_clips: int = 16
     # True: the rows are made once and every rank holds them (small data). False: they stream anew each epoch.
     materialise: bool = True
+    # Synthetic windows (stages lifting and physics) that are made once and come again each epoch, each time detected
+    # anew; None: each is seen once.
+    num_windows: int | None = None
     # Where the guidance of feature rows comes from: the estimators of --init, or the clips' ground truth.
     pose_source: Literal["detected", "truth"] = "detected"
     # Actors of each hop of the feature chain, and the logical CPUs and GPUs that one takes.

@@ -33,8 +33,8 @@ from finephys.evaluation.video import PCK_SHARE, background_flicker
 from finephys.guidance.heatmaps import relative_depth
 from finephys.physics.plausibility import plausibility
 from finephys.pose.camera import project
+from finephys.pose.corruption import corrupt_detections
 from finephys.pose.estimator import Pose2D
-from finephys.pose.windows import corrupt_detection
 from finephys.skeleton import BONES
 
 SUBSETS = ("FX-JUMP", "FX-TURN", "FX-SALTO")
@@ -147,10 +147,10 @@ def guides(model: FinePhysPipeline, found: Detection, seed: int) -> dict[str, Gu
     """What each of ROWS draws for one clip. The corrupted detection is of its own seed, the same for its three rows."""
     truth = true_guide(found)
     size = (found.clip.height, found.clip.width)
-    corrupted_px, confidence = corrupt_detection(
-        np.random.default_rng([seed, 1]), found.pose.joints_px.astype(np.float64), size
+    corrupted_1, confidence_1 = corrupt_detections(
+        np.random.default_rng([seed, 1]), found.pose.joints_px[None].astype(np.float64), np.array([size], np.float64)
     )
-    corrupted = Pose2D(corrupted_px.astype(np.float32), np.asarray(confidence * found.pose.confidence, np.float32))
+    corrupted = Pose2D(corrupted_1[0], np.minimum(confidence_1[0], found.pose.confidence))
     held = Guide(
         joints_px=np.repeat(truth.joints_px[:1], len(truth.joints_px), 0),
         depth_m=np.repeat(truth.depth_m[:1], len(truth.depth_m), 0),

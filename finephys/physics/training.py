@@ -20,6 +20,7 @@ from finephys.guidance.fuse import fuse
 from finephys.physics.body import bone_lengths
 from finephys.physics.phys_net import PhysicsPose, PhysNet, PhysNetConfig, Recursion
 from finephys.pose.lifting import Lifter
+from finephys.pose.windows import detected
 
 # Their folders in a pipeline folder.
 PHYS_NET_FOLDER = "phys_net"
@@ -151,16 +152,17 @@ def pose_losses(
 
 
 def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
-    """Rows of windows.sample_window -> a batch of whole windows.
+    """Clean rows of windows.sample_window -> a batch of whole windows, as a detector finds them.
 
     joints_cam_m, joints_px, confidence, in_flight (bool) over time; intrinsics, gravity, fps, is_static per window.
-    rng is not used: the windows are random already. Raises ValueError where windows differ in length.
+    Raises ValueError where windows differ in length.
     """
-    lengths = {len(row["joints_px"]) for row in rows}
+    lengths = {len(row["joints_cam_m"]) for row in rows}
     if len(lengths) != 1:
         raise ValueError(f"windows have {sorted(lengths)} frames, wanted the same number in each")
-    batch = {}
-    for name in ("joints_cam_m", "joints_px", "confidence", "intrinsics", "gravity", "fps"):
+    joints_px, confidence = detected(rows, rng)
+    batch = {"joints_px": torch.from_numpy(joints_px), "confidence": torch.from_numpy(confidence)}
+    for name in ("joints_cam_m", "intrinsics", "gravity", "fps"):
         batch[name] = torch.from_numpy(np.stack([np.asarray(row[name], np.float32) for row in rows]))
     for name in ("in_flight", "is_static"):
         batch[name] = torch.from_numpy(np.stack([np.asarray(row[name], np.bool_) for row in rows]))

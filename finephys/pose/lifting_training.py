@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from finephys.pose.camera import focal_and_centre, project
 from finephys.pose.lifting import Lifter, LifterConfig, Prompts
-from finephys.pose.windows import EPISODE_PROMPTS, sample_window
+from finephys.pose.windows import EPISODE_PROMPTS, detected, sample_window
 
 # The folder of the lifter in a pipeline folder.
 LIFTER_FOLDER = "lifter"
@@ -30,7 +30,7 @@ _BANK_SEED = 1_000_003
 _SHORT_SHARE = 0.1
 
 # Share of the windows that come with their own prompts; the bank completes the others.
-_GIVEN_SHARE = 0.5
+_GIVEN_SHARE = 0.35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,31 +141,29 @@ def _laplace(error: Tensor, spread: Tensor | None) -> Tensor:
 
 
 def collate(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
-    """Rows of windows.sample_window -> a batch of one random piece of 16 frames of each.
+    """Clean rows of windows.sample_window -> a batch of one random piece of 16 frames of each, as a detector finds it.
 
     Now and then a piece is cut short by losing its first or last frames, as a short clip would be.
     """
     num_frames = LifterConfig().window_frames
-    batch: dict[str, list[Any]] = {name: [] for name in ("joints_cam_m", "joints_px", "confidence")}
+    pieces = []
     for row in rows:
-        first = rng.integers(len(row["joints_px"]) - num_frames + 1)
-        piece = slice(first, first + num_frames)
-        confidence = np.array(row["confidence"][piece])
+        first = rng.integers(len(row["joints_cam_m"]) - num_frames + 1)
+        pieces.append(row | {"joints_cam_m": row["joints_cam_m"][first : first + num_frames]})
+    joints_px, confidence = detected(pieces, rng)
+    for sure in confidence:
         if rng.random() < _SHORT_SHARE:
             kept = rng.integers(2, num_frames)
-            confidence[kept:] = 0.0
+            sure[kept:] = 0.0
             if rng.random() < 0.5:
-                confidence = confidence[::-1].copy()
-        batch["joints_cam_m"].append(row["joints_cam_m"][piece])
-        batch["joints_px"].append(row["joints_px"][piece])
-        batch["confidence"].append(confidence)
-    tensors = {name: torch.from_numpy(np.stack(values)) for name, values in batch.items()}
+                sure[:] = sure[::-1].copy()
+    tensors = {"joints_px": torch.from_numpy(joints_px), "confidence": torch.from_numpy(confidence)}
     if "prompt_joints_cam_m" in rows[0]:
         tensors["is_given"] = torch.from_numpy(rng.random(len(rows)) < _GIVEN_SHARE)
         for name in ("prompt_joints_cam_m", "prompt_gravity"):
             tensors[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
-    for name in ("intrinsics", "gravity", "fps", "is_static"):
-        tensors[name] = torch.from_numpy(np.stack([np.asarray(row[name], np.float32) for row in rows]))
+    for name in ("joints_cam_m", "intrinsics", "gravity", "fps", "is_static"):
+        tensors[name] = torch.from_numpy(np.stack([np.asarray(row[name], np.float32) for row in pieces]))
     return tensors
 
 

@@ -9,6 +9,7 @@ The motions are those of finephys/pose/tracks.py. An episode is a window with pr
 performer, seen by the same camera from other sides. A window depends on (index, seed) and the shipped clips alone.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,17 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
+from finephys.pose.corruption import corrupt_detections, recorded_errors
 from finephys.pose.tracks import FLOATS, Split, Track, captured, choreographed, flights, track_at
-from finephys.skeleton import JOINT_NAMES, MIRROR, NUM_JOINTS
+from finephys.skeleton import MIRROR, NUM_JOINTS
 
 # What windows show: flights of captured shapes, choreographed elements, and else captured motions.
 FLIGHT_SHARE = 0.2
 CHOREOGRAPHED_SHARE = 0.4
-MOVING_CAMERA_SHARE = 0.2
+# Cameras: they turn after the performer; they did, and the 2D joints were brought into the middle frame's view (what
+# leaves the image is still seen); the others stand and have the whole path in the image.
+MOVING_CAMERA_SHARE = 0.25
+STABILISED_CAMERA_SHARE = 0.35
 # Prompts of an episode, of this many frames at 30 fps: what the lifter completes a query with (lifting.py).
 EPISODE_PROMPTS = 2
 _PROMPT_FRAMES = 16
@@ -37,13 +42,7 @@ _OUTSIDE_PITCH_DEGREES = (45.0, 60.0)
 _IMAGE_SIZES = ((128, 128), (256, 256), (224, 224), (360, 640), (640, 360), (480, 854), (1080, 1920))
 _DEMO_SIZE_SHARE = 0.5
 
-# Joints that a detector exchanges together when it takes left for right.
-_SWAPPED = tuple(
-    tuple(JOINT_NAMES.index(f"{side}_{name}") for side in ("right", "left") for name in names)
-    for names in (("hip", "knee", "ankle"), ("shoulder", "elbow", "wrist"))
-)
-# How much farther than the torso a joint is missed; limbs' ends blur.
-_NOISE_FACTOR = np.array([1.4 if name.endswith(("wrist", "ankle", "head")) else 1.0 for name in JOINT_NAMES])
+FLOATS32 = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +54,7 @@ class _Camera:
     intrinsics: FLOATS
     size: tuple[int, int]
     is_static: bool
+    is_stabilised: bool
 
 
 def sample_window(
@@ -70,7 +70,7 @@ def sample_window(
 ) -> dict[str, Any]:
     """Window number `index` of the endless sequence `seed`.
 
-    -> index, fps, is_static, height, width, and
+    -> index, fps, is_static, is_stabilised, height, width, and
     joints_cam_m (T,17,3) metres, camera frame; joints_px (T,17,2) and confidence (T,17) as a detector finds them, or
     exact with confidence 1 if not is_corrupted; intrinsics (3,3); gravity (3,) unit, down, in the camera frame, the
     mean of the frames'; in_flight (T,) bool. float32.
@@ -91,7 +91,9 @@ def sample_window(
     joints_px = focal_px * joints_cam_m[..., :2] / joints_cam_m[..., 2:] + centre_px
     confidence = np.ones((num_frames, NUM_JOINTS))
     if is_corrupted:
-        joints_px, confidence = corrupt_detection(rng, joints_px, camera.size)
+        size_12, is_cut_1 = np.array([camera.size], np.float64), np.array([not camera.is_stabilised])
+        found_1, sure_1 = corrupt_detections(rng, joints_px[None], size_12, recorded_errors(), is_cut_1)
+        joints_px, confidence = found_1[0], sure_1[0]
     down = -camera.rotation[:, :, 1].mean(0)
     prompts: dict[str, Any] = {}
     if num_prompts:
@@ -115,6 +117,7 @@ def sample_window(
         "fps": float(fps),
         "in_flight": in_flight,
         "is_static": camera.is_static,
+        "is_stabilised": camera.is_stabilised,
         "height": camera.size[0],
         "width": camera.size[1],
     }
@@ -178,7 +181,8 @@ def _sample_camera(
     rng: np.random.Generator, joints_m: FLOATS, fps: float, is_outside_training: bool = False
 ) -> _Camera:
     """A camera that stands or turns after the performer, who fills 45 to 80 % of the image."""
-    is_static = rng.random() >= MOVING_CAMERA_SHARE
+    kind = rng.random()
+    is_static, is_stabilised = kind >= MOVING_CAMERA_SHARE, 0 <= kind - MOVING_CAMERA_SHARE < STABILISED_CAMERA_SHARE
     height, width = _IMAGE_SIZES[0 if rng.random() < _DEMO_SIZE_SHARE else rng.integers(len(_IMAGE_SIZES))]
     focal_px = 0.5 * max(height, width) / np.tan(np.radians(rng.uniform(20.0, 45.0)) / 2)
     intrinsics = np.array([[focal_px, 0.0, width / 2], [0.0, focal_px, height / 2], [0.0, 0.0, 1.0]])
@@ -190,8 +194,8 @@ def _sample_camera(
     looked_at_m = joints_m[:, 0].mean(0)
     turned_m = (joints_m - looked_at_m) @ rotation.T
     lowest, highest = turned_m.min(1), turned_m.max(1)
-    if is_static:
-        # The whole path is in the image; a moving camera need not care.
+    if is_static and not is_stabilised:
+        # The whole path is in the image; a camera that turns need not care.
         middle_m = 0.5 * (lowest[:, :2].min(0) + highest[:, :2].max(0))
         looked_at_m = looked_at_m + middle_m @ rotation[:2]
         path_half_m = 0.5 * (highest[:, :2].max(0) - lowest[:, :2].min(0))
@@ -218,6 +222,7 @@ def _sample_camera(
         intrinsics=intrinsics,
         size=(height, width),
         is_static=bool(is_static),
+        is_stabilised=bool(is_stabilised),
     )
 
 
@@ -247,45 +252,12 @@ def _follow(rng: np.random.Generator, path_m: FLOATS, rotation: FLOATS, fps: flo
     return followed
 
 
-def corrupt_detection(rng: np.random.Generator, joints_px: FLOATS, size: tuple[int, int]) -> tuple[FLOATS, FLOATS]:
-    """What a detector makes of joints_px (T,17,2): noise, left for right, joints lost; and its confidence (T,17)."""
-    num_frames = len(joints_px)
-    # Errors grow with the image; they are stated for a side of 256.
-    unit_px = min(size) / 256
-    sigma_px = rng.uniform(1.0, 5.0) * unit_px * _NOISE_FACTOR[:, None]
-    # Half of it stays for a few frames.
-    white = rng.normal(size=(2, num_frames, NUM_JOINTS, 2))
-    slow = gaussian_filter1d(white[1], 2.0, axis=0) * 2.66  # back to unit variance: (2 sigma sqrt(pi)) ** 0.5
-    found_px = joints_px + sigma_px * (white[0] + slow) * np.sqrt(0.5)
-
-    for first in np.flatnonzero(rng.random(num_frames) < 0.015):
-        last = first + rng.integers(1, 4)
-        limbs = _SWAPPED if rng.random() < 0.4 else (_SWAPPED[rng.integers(2)],)
-        for joints in limbs:
-            swapped = [MIRROR[joint] for joint in joints]
-            found_px[first:last, joints] = found_px[first:last, swapped]
-
-    confidence = np.clip(rng.normal(0.9, 0.06, (num_frames, NUM_JOINTS)), 0.0, 1.0)
-    lost = _bursts(rng, num_frames, rng.uniform(0.0, 0.2))
-    num_bursts = int(lost.max())
-    drift_px = rng.normal(0.0, 18.0 * unit_px, (num_bursts + 1, 2))
-    error_px = drift_px[lost] + rng.normal(0.0, 12.0 * unit_px, (num_frames, NUM_JOINTS, 2))
-    found_px = np.where(lost[..., None] > 0, found_px + error_px, found_px)
-    confidence = np.where(lost > 0, np.clip(rng.normal(0.25, 0.12, lost.shape), 0.0, 0.6), confidence)
-    outside = ((joints_px < 0) | (joints_px > np.array([size[1], size[0]]))).any(-1)
-    confidence = np.where(outside, np.minimum(confidence, rng.uniform(0.0, 0.4, outside.shape)), confidence)
-    # Detectors differ in how sure they are of the same thing.
-    return found_px, confidence * rng.uniform(0.75, 1.0)
-
-
-def _bursts(rng: np.random.Generator, num_frames: int, share: float) -> NDArray[np.int64]:
-    """(T,17): 0, or the number of the burst in which the joint is lost; about `share` of all are lost."""
-    length = 6.0
-    num_bursts = rng.poisson(share * num_frames * NUM_JOINTS / length)
-    lost = np.zeros((num_frames, NUM_JOINTS), np.int64)
-    for burst in range(1, num_bursts + 1):
-        first = rng.integers(-3, num_frames)
-        # A few bursts take the whole body: a blurred or hidden frame.
-        joints = slice(None) if rng.random() < 0.01 else rng.integers(NUM_JOINTS)
-        lost[max(first, 0) : max(first + rng.integers(3, 10), 0), joints] = burst
-    return lost
+def detected(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> tuple[FLOATS32, FLOATS32]:
+    """Clean windows of one length as a detector finds them now: joints_px (B,T,17,2), confidence (B,T,17)."""
+    joints_m = np.stack([row["joints_cam_m"] for row in rows]).astype(np.float64)
+    intrinsics = np.stack([row["intrinsics"] for row in rows]).astype(np.float64)
+    focal_px, centre_px = intrinsics[:, None, None, 0, :1], intrinsics[:, None, None, :2, 2]
+    joints_px = focal_px * joints_m[..., :2] / joints_m[..., 2:] + centre_px
+    size_B2 = np.array([[row["height"], row["width"]] for row in rows], np.float64)
+    is_cut_B = np.array([not row["is_stabilised"] for row in rows])
+    return corrupt_detections(rng, joints_px, size_B2, recorded_errors(), is_cut_B)

@@ -145,6 +145,8 @@ def _datasets(config: TrainConfig, stage: Stage, prepared: Prepared, first_step:
         num_seen = first_step * config.global_batch
         num_left = (config.steps - first_step) * config.global_batch
         num_validation = config.validation_batches * config.batch_size
+        if config.rows.num_windows is not None:
+            num_seen, num_left = 0, config.rows.num_windows
         return {
             # The stream starts where the checkpoint stopped, so that nothing is made again only to be skipped.
             "train": pipeline.window_rows(stage.sample_window, num_seen, num_left, config.seed),
@@ -322,7 +324,7 @@ def build_module(config: TrainConfig, stage: Stage) -> torch.nn.Module:
 
 
 def _is_streamed(config: TrainConfig, stage: Stage) -> bool:
-    return stage.rows == "windows" or not config.rows.materialise
+    return config.rows.num_windows is None if stage.rows == "windows" else not config.rows.materialise
 
 
 def _tables(name: str) -> Iterator[Any]:

@@ -63,8 +63,10 @@ def find_stage(name: str) -> Stage:
             config=lifting_training.LiftingTrainingConfig,
             build=lifting_training.build,
             collate=lifting_training.collate,
-            sample_window=partial(windows.sample_window, num_prompts=windows.EPISODE_PROMPTS),
-            sample_validation_window=partial(windows.sample_window, split="test", num_prompts=windows.EPISODE_PROMPTS),
+            sample_window=partial(windows.sample_window, is_corrupted=False, num_prompts=windows.EPISODE_PROMPTS),
+            sample_validation_window=partial(
+                windows.sample_window, split="test", is_corrupted=False, num_prompts=windows.EPISODE_PROMPTS
+            ),
         )
     if name == "physics":
         from finephys.physics import training
@@ -75,8 +77,8 @@ def find_stage(name: str) -> Stage:
             config=training.PhysicsTrainingConfig,
             build=training.build,
             collate=training.collate,
-            sample_window=windows.sample_window,
-            sample_validation_window=partial(windows.sample_window, split="test"),
+            sample_window=partial(windows.sample_window, is_corrupted=False),
+            sample_validation_window=partial(windows.sample_window, split="test", is_corrupted=False),
         )
     if name in ("frames", "joint"):
         from finephys.diffusion import joint

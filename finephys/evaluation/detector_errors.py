@@ -1,0 +1,54 @@
+"""Record what a detector does on rendered training clips: the errors with which the lifter is trained.
+
+Path:    shards, pipeline/pose_estimator -> detector_errors.safetensors (finephys/pose/corruption.py)
+Letters: M clips, T frames, J = 17 joints
+Units:   shares of the long side of the true joints' box
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from finephys.evaluation.detections import detect_clips, read_split
+from finephys.pose.corruption import ERRORS
+
+NUM_FRAMES = 32
+
+
+def record_errors(pipeline: Path, data: str, output: Path, num_clips: int = 300) -> None:
+    """Write `output`: error (M,T,17,2) float16 and confidence (M,T,17) uint8 of clips spread over the training split.
+
+    Each clip gives its first NUM_FRAMES frames; a shorter one goes back and forth. Raises as detect_clips does.
+    """
+    clips = sorted(read_split(data, "train"), key=lambda clip: clip.clip_id)
+    picked = np.linspace(0, len(clips) - 1, min(num_clips, len(clips))).round().astype(int)
+    error, confidence = [], []
+    for found in detect_clips(pipeline, [clips[index] for index in picked], data):
+        assert found.clip.joints_px is not None
+        truth_px = found.clip.joints_px
+        longest = len(truth_px)
+        frame_T = np.abs((np.arange(NUM_FRAMES) + longest - 1) % max(1, 2 * longest - 2) - (longest - 1))
+        side_px = np.ptp(truth_px, axis=1).max(-1)[:, None, None]
+        error.append(((found.pose.joints_px - truth_px) / side_px)[frame_T])
+        confidence.append(found.pose.confidence[frame_T])
+    arrays = {
+        "error": np.stack(error).astype(np.float16),
+        "confidence": np.round(255 * np.stack(confidence)).astype(np.uint8),
+    }
+    writing = output.with_name(f".{output.name}")
+    save_file(arrays, writing)
+    writing.replace(output)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Example: python -m finephys.evaluation.detector_errors --pipeline outputs/pose2d/pipeline",
+    )
+    parser.add_argument("--pipeline", type=Path, default=ERRORS.parent / "pipeline", help="folder with pose_estimator")
+    parser.add_argument("--data", default=str(ERRORS.parent / "clips"), help="folder or URL of shards")
+    parser.add_argument("--output", type=Path, default=ERRORS, help="the .safetensors file to write")
+    options = parser.parse_args()
+    record_errors(options.pipeline, options.data, options.output)
