@@ -70,10 +70,10 @@ def _lifting_figures(rng: np.random.Generator) -> list[Figure]:
         return complete(*arguments)
 
     lifter.complete = record  # type: ignore[method-assign,assignment]
-    lifter.lift_batch(joints_px, confidence, intrinsics, fps)
+    lifter.lift_both_ways(joints_px, confidence, intrinsics, fps)
     lifter.complete = complete  # type: ignore[method-assign,assignment]
     whole_s, bare_s = _seconds(
-        lambda: lifter.lift_batch(joints_px, confidence, intrinsics, fps),
+        lambda: lifter.lift_both_ways(joints_px, confidence, intrinsics, fps),
         lambda: [complete(*arguments) for arguments in calls],
     )
     one_s, _ = _seconds(lambda: lifter.lift(pose, _intrinsics(), FPS), lambda: None)

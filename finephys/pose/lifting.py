@@ -298,7 +298,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             raise ValueError(f"fps {fps} must be positive")
         device = self.bank_gravity_P3.device
         with torch.no_grad():
-            lifted = self.lift_batch(
+            lifted = self.lift_both_ways(
                 torch.tensor(pose.joints_px, dtype=torch.float32, device=device)[None],
                 torch.tensor(pose.confidence, dtype=torch.float32, device=device)[None],
                 torch.tensor(np.asarray(intrinsics), dtype=torch.float32, device=device)[None],
@@ -335,9 +335,55 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(
         self, joints_px_BTJ2: Tensor, confidence_BTJ: Tensor, intrinsics_B33: Tensor, fps_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Joints, gravity and static logit of lift_batch with the bank's prompts."""
-        lifted = self.lift_batch(joints_px_BTJ2, confidence_BTJ, intrinsics_B33, fps_B)
+        """Joints, gravity and static logit of lift_both_ways with the bank's prompts."""
+        lifted = self.lift_both_ways(joints_px_BTJ2, confidence_BTJ, intrinsics_B33, fps_B)
         return lifted.joints_BTJ3, lifted.gravity_B3, lifted.static_logit_B
+
+    def lift_both_ways(
+        self,
+        joints_px_BTJ2: Tensor,
+        confidence_BTJ: Tensor,
+        intrinsics_B33: Tensor,
+        fps_B: Tensor,
+        prompts: Prompts | None = None,
+    ) -> Lifted:
+        """The mean of lift_batch of the clips and of their mirror images, so that the mirror image of a clip is lifted
+        to the mirror image of its motion. Arguments as of lift_batch."""
+        num_clips = len(fps_B)
+        across_B1, mirror = intrinsics_B33[:, None, None, 0, 2], list(MIRROR)
+        mirrored_px = joints_px_BTJ2[:, :, mirror]
+        mirrored_px = torch.stack([2 * across_B1 - mirrored_px[..., 0], mirrored_px[..., 1]], -1)
+        flip_3 = intrinsics_B33.new_tensor([-1.0, 1.0, 1.0])
+        if prompts is not None:
+            prompts = Prompts(
+                torch.cat([prompts.joints_cam_m_BCFJ3, prompts.joints_cam_m_BCFJ3[:, :, :, mirror] * flip_3]),
+                torch.cat([prompts.gravity_BC3, prompts.gravity_BC3 * flip_3]),
+                prompts.is_given_B.repeat(2),
+            )
+        both = self.lift_batch(
+            torch.cat([joints_px_BTJ2, mirrored_px]),
+            torch.cat([confidence_BTJ, confidence_BTJ[:, :, mirror]]),
+            intrinsics_B33.repeat(2, 1, 1),
+            fps_B.repeat(2),
+            prompts,
+        )
+
+        def mean(value: Tensor) -> Tensor:
+            return 0.5 * (value[:num_clips] + value[num_clips:])
+
+        def mean_of_joints(value: Tensor) -> Tensor:
+            return 0.5 * (value[:num_clips] + value[num_clips:, :, mirror])
+
+        joints_BTJ3 = 0.5 * (both.joints_BTJ3[:num_clips] + both.joints_BTJ3[num_clips:][:, :, mirror] * flip_3)
+        gravity_B3 = functional.normalize(both.gravity_B3[:num_clips] + both.gravity_B3[num_clips:] * flip_3, dim=-1)
+        return Lifted(
+            joints_BTJ3,
+            gravity_B3,
+            mean(both.static_logit_B),
+            None if both.joints_spread_BTJ is None else mean_of_joints(both.joints_spread_BTJ),
+            None if both.root_spread_B is None else mean(both.root_spread_B),
+            None if both.gravity_spread_B is None else mean(both.gravity_spread_B),
+        )
 
     def lift_batch(
         self,

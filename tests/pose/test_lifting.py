@@ -52,6 +52,16 @@ def test_any_length_is_lifted_in_front_of_the_camera(lifter: Lifter, num_frames:
     assert 0 < pose.static_probability < 1
 
 
+def test_the_mirror_image_of_a_clip_is_lifted_to_the_mirror_image_of_its_motion(lifter: Lifter) -> None:
+    pose, mirror = clip(40), list(MIRROR)
+    intrinsics = INTRINSICS + np.array([[0, 0, 7.0], [0, 0, 0], [0, 0, 0]], np.float32)
+    flipped_px = pose.joints_px[:, mirror] * [-1, 1] + [2 * intrinsics[0, 2], 0]
+    flipped = Pose2D(flipped_px.astype(np.float32), pose.confidence[:, mirror])
+    one, other = lifter.lift(pose, intrinsics, 30.0), lifter.lift(flipped, intrinsics, 30.0)
+    np.testing.assert_allclose(other.joints_cam_m, one.joints_cam_m[:, mirror] * [-1, 1, 1], atol=2e-3)
+    np.testing.assert_allclose(other.gravity_cam, one.gravity_cam * [-1, 1, 1], atol=1e-4)
+
+
 def test_a_clip_without_frames_enough_or_of_other_joints_is_refused(lifter: Lifter) -> None:
     with pytest.raises(ValueError, match="T >= 2"):
         lifter.lift(clip(1), INTRINSICS, 30.0)
@@ -161,7 +171,7 @@ def test_prompts_that_are_given_take_the_banks_place_for_their_own_clip_only(lif
     arguments = (batch["joints_px"], batch["confidence"], batch["intrinsics"], fps)
     prompts = Prompts(batch["prompt_joints_cam_m"], batch["prompt_gravity"], torch.tensor([True, False]))
     with torch.no_grad():
-        mixed, of_bank = lifter.lift_batch(*arguments, prompts).joints_BTJ3, lifter(*arguments)[0]
+        mixed, of_bank = lifter.lift_both_ways(*arguments, prompts).joints_BTJ3, lifter(*arguments)[0]
     given = (rows[0]["prompt_joints_cam_m"], rows[0]["prompt_gravity"])
     alone = lifter.lift(Pose2D(rows[0]["joints_px"], rows[0]["confidence"]), rows[0]["intrinsics"], 30.0, given)
     np.testing.assert_allclose(mixed[0].numpy(), alone.joints_cam_m, atol=1e-4)
