@@ -15,13 +15,14 @@ def rows(flight_clip):
     return [
         {
             "joints_cam_m": flight_clip.truth[clip].numpy(),
-            "joints_px": flight_clip.joints_px[clip].numpy(),
-            "confidence": flight_clip.confidence[clip].numpy(),
             "intrinsics": flight_clip.intrinsics[clip].numpy(),
             "gravity": flight_clip.gravity[clip].numpy(),
             "fps": 30.0,
             "in_flight": np.ones(32, np.bool_),
             "is_static": True,
+            "is_stabilised": False,
+            "height": 128,
+            "width": 128,
         }
         for clip in range(4)
     ]
@@ -120,7 +121,7 @@ def test_export_and_build(rows, lifter, tmp_path):
 
 
 def test_windows_of_different_lengths_are_refused(rows):
-    rows[1] = rows[1] | {"joints_px": rows[1]["joints_px"][:20]}
+    rows[1] = rows[1] | {"joints_cam_m": rows[1]["joints_cam_m"][:20]}
     with pytest.raises(ValueError, match=r"windows have \[20, 32\] frames"):
         collate(rows, np.random.default_rng(0))
 
