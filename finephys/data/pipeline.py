@@ -43,6 +43,11 @@ ROW_SCHEMA = pa.schema(
 
 # Clips in one call of a hop: 8 clips of 64 frames at 128x128 are 25 MB.
 CLIPS_PER_BATCH = 8
+# Decoded rows leave a task in blocks of this size, or of one clip where that is larger. Ray admits tasks by what their
+# blocks may take of the object store: at its own 128 MB one task decoded at a time, however many cores were idle.
+BLOCK_BYTES = 16 * 2**20
+# Logical CPUs of a task that reads and decodes; two decoding at once fill two cores.
+DECODE_CPUS = 0.5
 # A frame in which no joint is as sure as this shows nobody.
 SEEN_CONFIDENCE = 0.02
 # Windows in one block: small enough that the first block of a stream comes soon.
@@ -61,7 +66,7 @@ def decoded_rows(index: "ClipIndex") -> ray.data.Dataset:
         # 1. shard -> clips, 1:N
         _read_clips(index)
         # 2. clip -> decoded row, 1:1
-        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
+        .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     )
 
 
@@ -84,7 +89,7 @@ def feature_rows(index: "ClipIndex", init: str, config: RowsConfig) -> ray.data.
     # 1. shard -> clips, 1:N
     clips = _read_clips(index)
     # 2. clip -> decoded row with its ground truth, 1:1
-    rows = clips.map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
+    rows = clips.map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     if config.pose_source == "detected":
         # 3. frames -> 2D joints, 1:1
         rows = rows.map_batches(EstimatePose2D, **actors)
@@ -272,18 +277,17 @@ def _read_clips(index: ClipIndex) -> ray.data.Dataset:
     """
     wanted = pa.array(sorted(index.clip_ids))
 
-    groups = [(shard, group) for shard in index.shards for group in range(_num_row_groups(shard))]
+    def read_groups(places: pa.Table) -> Iterator[pa.Table]:
+        for shard, group in zip(places["shard"].to_pylist(), places["row_group"].to_pylist(), strict=True):
+            filesystem, path = storage.open_filesystem(shard)
+            with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+                clips = file.read_row_group(group, columns=CLIP_SCHEMA.names)
+            yield clips.filter(pc.is_in(clips["clip_id"], wanted))
 
-    def read_group(batch: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
-        shard, group = groups[int(batch["id"][0])]
-        filesystem, path = storage.open_filesystem(shard)
-        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-            clips = file.read_row_group(group, columns=CLIP_SCHEMA.names)
-        return clips.filter(pc.is_in(clips["clip_id"], wanted))
-
-    return ray.data.range(len(groups), override_num_blocks=len(groups)).map_batches(
-        read_group, batch_size=1, batch_format="numpy", num_cpus=0.5
-    )
+    groups = [{"shard": shard, "row_group": group} for shard in index.shards for group in range(_num_row_groups(shard))]
+    places = ray.data.from_items(groups, override_num_blocks=len(groups))
+    places.context.target_max_block_size = BLOCK_BYTES
+    return places.map_batches(read_groups, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
 
 
 def _num_row_groups(shard: str) -> int:
@@ -342,9 +346,19 @@ def _guarded(hop: Callable[[Row], Row], row: Row) -> Row:
 
 
 def _decoded(hop: Callable[[Row], Row], table: pa.Table) -> Iterator[pa.Table]:
+    """The rows of some clips, BLOCK_BYTES of them at a time."""
     _one_thread()
-    for start in range(0, len(table), CLIPS_PER_BATCH):
-        yield to_table([_guarded(hop, clip) for clip in table.slice(start, CLIPS_PER_BATCH).to_pylist()])
+    rows: list[Row] = []
+    num_bytes = 0
+    for position in range(len(table)):
+        (clip,) = table.slice(position, 1).to_pylist()
+        rows.append(_guarded(hop, clip))
+        num_bytes += sum(value.nbytes for value in rows[-1].values() if isinstance(value, np.ndarray))
+        if num_bytes > BLOCK_BYTES:
+            yield to_table(rows)
+            rows, num_bytes = [], 0
+    if rows:
+        yield to_table(rows)
 
 
 def _decode_clip(record: Row) -> Row:

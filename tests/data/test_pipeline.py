@@ -81,13 +81,15 @@ def test_bad_clips_become_errors_and_pass_by() -> None:
     cut = replace(sound, clip_id="cut", video=sound.video[:200])
     empty = replace(sound, clip_id="empty", video=b"")
     lying = replace(make_clip(1, "train", 16), clip_id="lying", height=64)
+    long = replace(make_clip(4, "train", 601), clip_id="long")
     short = replace(make_clip(2, "train", 15), clip_id="short")
-    table = _whole(decode_with_truth(_records(sound, cut, empty, lying, short)))
+    table = _whole(decode_with_truth(_records(sound, cut, empty, long, lying, short)))
     sound_rows, failures = collect_rows([use_truth(table)])
     assert [row["clip_id"] for row in sound_rows] == [sound.clip_id]
-    assert [row["clip_id"] for row in failures] == ["cut", "empty", "lying", "short"]
-    assert "(16, 32, 32, 3), the record says (16, 64, 32, 3)" in failures[2]["error"]
-    assert "clip has 15 frames, wanted 16 to 600" in failures[3]["error"]
+    assert [row["clip_id"] for row in failures] == ["cut", "empty", "long", "lying", "short"]
+    assert "clip has 601 frames, wanted 16 to 600" in failures[2]["error"]
+    assert "(16, 32, 32, 3), the record says (16, 64, 32, 3)" in failures[3]["error"]
+    assert "clip has 15 frames, wanted 16 to 600" in failures[4]["error"]
     assert set(failures[0]) == {"clip_id", "error"}
 
 
@@ -98,6 +100,16 @@ def test_decoded_rows_hold_frames_and_joints() -> None:
     np.testing.assert_array_equal(row["joints_px"], clip.joints_px)
     bare = replace(clip, joints_px=None, joints_confidence=None)
     assert "joints_px" not in to_rows(_whole(decode(_records(bare))))[0]
+
+
+def test_blocks_are_small_and_hold_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray admits tasks by the size of their blocks: one of 128 MB would leave room for one task."""
+    clips = [make_clip(number, "train", 16) for number in range(7)]
+    monkeypatch.setattr(pipeline, "BLOCK_BYTES", 2 * 16 * 32 * 32 * 3)
+    blocks = list(decode(_records(*clips)))
+    # The joints beside them take the second clip's block over the limit.
+    assert [len(block) for block in blocks] == [2, 2, 2, 1]
+    assert [row["clip_id"] for row in to_rows(_whole(blocks))] == [clip.clip_id for clip in clips]
 
 
 def test_truth_in_place_of_detection() -> None:
