@@ -5,10 +5,13 @@ Letters: none
 Units:   none
 
 Weights are the moving average, whole and in half precision, as safetensors. DeepSpeed is not needed: the average lies
-in the checkpoint as plain tensors, and shards of ZeRO-3 are joined on reading.
+in the checkpoint as plain tensors, and shards of ZeRO-3 are joined on reading. FOLDER/training.json says which run and
+step the folder is of. It is the first file to go and the last to come: with it, the folder is whole.
 """
 
+import json
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from finephys.config import TrainConfig
+from finephys.config import TrainConfig, config_hash
 from finephys.data import storage
 from finephys.training.checkpoint import Checkpoint, read_average
 from finephys.training.stages import Stage
+
+RECORD = "training.json"
 
 
 def export_pipeline(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, url: str) -> None:
@@ -38,8 +43,30 @@ def export_pipeline(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, u
         module.export(folder)
         halve(folder)
         _index(folder)
+        (folder / RECORD).unlink(missing_ok=True)
+        record_url = storage.join(url, RECORD)
+        if storage.exists(record_url):
+            storage.delete_file(record_url)
         storage.delete_folder(url)
         storage.upload_folder(folder, url)
+        storage.write_bytes(record_url, json.dumps(_record(checkpoint, config), indent=1).encode())
+
+
+def is_exported(checkpoint: Checkpoint, config: TrainConfig, url: str) -> bool:
+    """Whether the pipeline folder at `url` is whole and of this checkpoint."""
+    record_url = storage.join(url, RECORD)
+    if not storage.exists(record_url):
+        return False
+    return bool(json.loads(storage.read_bytes(record_url)) == _record(checkpoint, config))
+
+
+def _record(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
+    return {
+        "stage": config.stage,
+        "step": checkpoint.step,
+        "config_hash": config_hash(config),
+        "finephys_version": metadata.version("finephys"),
+    }
 
 
 def _index(folder: Path) -> None:
@@ -55,11 +82,11 @@ def halve(folder: Path) -> None:
     """Rewrite the float32 tensors of every safetensors file below `folder` as float16."""
     for path in folder.rglob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            header = file.metadata()
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         if any(tensor.dtype == torch.float32 for tensor in tensors.values()):
             halved = {name: t.half() if t.dtype == torch.float32 else t for name, t in tensors.items()}
-            save_file(halved, path, metadata=metadata)
+            save_file(halved, path, metadata=header)
 
 
 def rebuild(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, init: Path | None) -> Any:

@@ -34,7 +34,7 @@ from finephys.training import batches as ordering
 from finephys.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.estimate import CPUS_FOR_DATA
-from finephys.training.export import export_pipeline
+from finephys.training.export import export_pipeline, is_exported
 from finephys.training.loop import Outcome, train
 from finephys.training.stages import Stage
 from finephys.training.zero import Engine
@@ -91,7 +91,7 @@ def run(config: TrainConfig, stage: Stage) -> Outcome:
     pipeline_url = storage.join(config.output, "pipeline")
     resume_from = prepared.resume_from
     if resume_from is not None:
-        if resume_from.step >= config.steps and storage.exists(pipeline_url):
+        if resume_from.step >= config.steps and is_exported(resume_from, config, pipeline_url):
             print(f"finephys: {config.output} is finished: {resume_from.step} of {config.steps} steps", file=sys.stderr)
             return Outcome(step=resume_from.step, is_finished=True)
         print(f"finephys: continuing {resume_from.url}", file=sys.stderr)
@@ -105,8 +105,10 @@ def run(config: TrainConfig, stage: Stage) -> Outcome:
 
     newest = latest_checkpoint(config)
     assert newest is not None, "a run that ended without an error wrote a checkpoint"
-    export_pipeline(newest, config, stage, pipeline_url)
+    storage.delete_folder(_scratch(config))
     plot_losses(config.output)
+    # Last: a run whose pipeline is whole counts as finished.
+    export_pipeline(newest, config, stage, pipeline_url)
     return Outcome(step=newest.step, is_finished=newest.step >= config.steps)
 
 
@@ -215,8 +217,7 @@ def _fit(
     first_step: int,
     deadline_s: float | None,
 ) -> None:
-    scratch = storage.join(config.output, "ray_train")
-    filesystem, path = storage.open_filesystem(scratch)
+    filesystem, path = storage.open_filesystem(_scratch(config))
     # Rows that are held go whole to every rank, which picks its own; a stream is shared out.
     split = ["train"] if _is_streamed(config, stage) else []
     options = ray.data.ExecutionOptions(preserve_order=True)
@@ -240,7 +241,11 @@ def _fit(
     )
     with _progress(config, first_step):
         trainer.fit()
-    storage.delete_folder(scratch)
+
+
+def _scratch(config: TrainConfig) -> str:
+    """Where Ray Train keeps its own notes while a run lasts."""
+    return storage.join(config.output, "ray_train")
 
 
 @contextmanager

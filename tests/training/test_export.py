@@ -1,0 +1,105 @@
+"""The exported pipeline folder: killed at whatever file, it counts as whole only where it is."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from finephys.config import TrainConfig, as_json, config_hash
+from finephys.data import storage
+from finephys.training.checkpoint import Checkpoint, list_checkpoints
+from finephys.training.export import RECORD, export_pipeline, is_exported
+from tests.training.tiny_stage import STAGE, TinyConfig, build, tiny_config
+
+
+class _Killed(BaseException):
+    """Passes every `except Exception`, as a signal would."""
+
+
+def _checkpoint(config: TrainConfig, step: int, weight: float) -> Checkpoint:
+    folder = Path(config.output) / "checkpoints" / f"step-{step:08d}"
+    folder.mkdir(parents=True)
+    state = {name: torch.full_like(value, weight) for name, value in build(TinyConfig(), None).state_dict().items()}
+    save_file(state, folder / "average-rank0.safetensors")
+    record = {"step": step, "config": as_json(config), "config_hash": config_hash(config)}
+    shapes = {name: list(value.shape) for name, value in state.items()}
+    record |= {"world_size": 1, "zero_stage": 1, "shapes": shapes}
+    (folder / "checkpoint.json").write_text(json.dumps(record))
+    return list_checkpoints(config.output)[-1]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> TrainConfig:
+    """A run from an init of two parts, of which it trains none: three files to copy beside its own."""
+    for part in ("vae", "lifter", "text_encoder"):
+        (tmp_path / "init" / part).mkdir(parents=True)
+        (tmp_path / "init" / part / "config.json").write_text(part)
+    return tiny_config("none", str(tmp_path / "run"), 20, init=str(tmp_path / "init"))
+
+
+def _encoder(url: str) -> float:
+    return float(load_file(Path(url) / "tiny" / "model.safetensors")["encoder.weight"][0, 0])
+
+
+def test_an_export_holds_what_it_started_from_and_what_was_trained(config: TrainConfig, tmp_path: Path) -> None:
+    url = str(tmp_path / "pipeline")
+    first = _checkpoint(config, 10, 1.0)
+    export_pipeline(first, config, STAGE, url)
+    assert sorted(path.name for path in Path(url).iterdir()) == ["lifter", "text_encoder", "tiny", RECORD, "vae"]
+    assert is_exported(first, config, url)
+    (Path(url) / "stray").touch()
+    second = _checkpoint(config, 20, 2.0)
+    assert not is_exported(second, config, url)
+    export_pipeline(second, config, STAGE, url)
+    assert _encoder(url) == 2.0
+    assert not (Path(url) / "stray").exists()
+    assert not is_exported(first, config, url)
+
+
+@pytest.mark.parametrize("num_files", range(5))
+def test_killed_while_it_copies(
+    num_files: int, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(tmp_path / "pipeline")
+    export_pipeline(_checkpoint(config, 10, 1.0), config, STAGE, url)
+    newest = _checkpoint(config, 20, 2.0)
+    real, published = os.replace, []
+
+    def replace(source: Any, target: Any) -> None:
+        if len(published) == num_files:
+            raise _Killed
+        real(source, target)
+        published.append(target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", replace)
+        with pytest.raises(_Killed):
+            export_pipeline(newest, config, STAGE, url)
+    assert not is_exported(newest, config, url)
+    export_pipeline(newest, config, STAGE, url)
+    assert is_exported(newest, config, url)
+    assert sorted(path.name for path in Path(url).rglob("*") if path.is_file()) == [
+        "config.json", "config.json", "config.json", "model.safetensors", RECORD,
+    ]  # fmt: skip
+    assert _encoder(url) == 2.0
+
+
+def test_killed_while_it_deletes(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same checkpoint once more: half of the old folder must not pass for the new one."""
+    url = str(tmp_path / "pipeline")
+    newest = _checkpoint(config, 20, 2.0)
+    export_pipeline(newest, config, STAGE, url)
+
+    def delete_half(url: str) -> None:
+        shutil.rmtree(Path(url) / "tiny")
+        raise _Killed
+
+    monkeypatch.setattr(storage, "delete_folder", delete_half)
+    with pytest.raises(_Killed):
+        export_pipeline(newest, config, STAGE, url)
+    assert not is_exported(newest, config, url)
