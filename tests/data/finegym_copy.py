@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from finephys.data.gym99 import GYM99_FLOOR
 from tests.data.numbered import write_numbered
 
@@ -53,3 +55,16 @@ def write_copy(folder: Path) -> dict[str, Path]:
     write_numbered(files["videos"] / f"{VIDEOS[1]}.mkv", 300, fps=25)
     (files["videos"] / "notes.txt").write_text("not a video")
     return files
+
+
+def pyskl(num_persons: int = 2, num_frames: int = 10) -> dict:
+    """PYSKL's poses of the first element: the last person is the surest."""
+    rng = np.random.default_rng(0)
+    keypoint = rng.uniform(0, 100, (num_persons, num_frames, 17, 2)).astype(np.float16)
+    score = np.full((num_persons, num_frames, 17), 0.2, np.float16)
+    score[-1] = 0.9
+    one = {
+        "frame_dir": clip_id(0), "total_frames": num_frames, "img_shape": (100, 200), "original_shape": (100, 200),
+        "label": 6, "keypoint": keypoint, "keypoint_score": score,
+    }  # fmt: skip
+    return {"split": {"train": [clip_id(0)], "val": []}, "annotations": [one]}

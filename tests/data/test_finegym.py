@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from finephys.data.finegym import Element, find_leak, read_elements, read_poses
-from tests.data.finegym_copy import ELEMENTS, UNANNOTATED, VIDEOS, clip_id, write_copy
+from tests.data.finegym_copy import ELEMENTS, UNANNOTATED, VIDEOS, clip_id, pyskl, write_copy
 
 
 @pytest.fixture(scope="module")
@@ -80,18 +80,6 @@ def test_other_files_are_refused_with_their_line(
 
 
 # --- PYSKL's poses
-
-
-def pyskl(num_persons: int = 2, num_frames: int = 10) -> dict:
-    rng = np.random.default_rng(0)
-    keypoint = rng.uniform(0, 100, (num_persons, num_frames, 17, 2)).astype(np.float16)
-    score = np.full((num_persons, num_frames, 17), 0.2, np.float16)
-    score[-1] = 0.9
-    one = {
-        "frame_dir": clip_id(0), "total_frames": num_frames, "img_shape": (100, 200), "original_shape": (100, 200),
-        "label": 6, "keypoint": keypoint, "keypoint_score": score,
-    }  # fmt: skip
-    return {"split": {"train": [clip_id(0)], "val": []}, "annotations": [one]}
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])

@@ -4,17 +4,20 @@ import hashlib
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from finephys.data.clips import read_shard
+from finephys.data.finegym import read_poses
 from finephys.data.video import decode_video
-from tests.data.finegym_copy import ELEMENTS, UNANNOTATED, VIDEOS, clip_id, write_copy
+from tests.data.finegym_copy import ELEMENTS, UNANNOTATED, VIDEOS, clip_id, pyskl, write_copy
 from tests.data.numbered import number_of
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +46,10 @@ def _hashes(output: Path) -> dict[str, str]:
 @pytest.mark.ray
 def test_every_element_is_a_clip_or_a_failure(files: dict[str, Path], tmp_path: Path) -> None:
     output = tmp_path / "official"
-    done = _run(files, output, "--splits", "official")
+    poses = tmp_path / "gym_hrnet.pkl"
+    poses.write_bytes(pickle.dumps(pyskl()))
+    options = ("--splits", "official", "--poses", str(poses))
+    done = _run(files, output, *options)
     assert done.returncode == 0, done.stderr
     clips = {clip.clip_id: clip for path in sorted(output.glob("*.parquet")) for clip in read_shard(path)}
     assert set(clips) == {clip_id(0), clip_id(1), clip_id(4)}
@@ -55,6 +61,11 @@ def test_every_element_is_a_clip_or_a_failure(files: dict[str, Path], tmp_path: 
         first = math.ceil((event_s + start_s) * fps)
         shown = [number_of(frame) for frame in decode_video(clip.video).frames_THWC]
         assert shown == list(range(first, first + round((end_s - start_s) * fps)))
+    # PYSKL's file knows the first element only.
+    joints_px, confidence = read_poses(poses)[clip_id(0)].at(30, 32, 32)
+    np.testing.assert_array_equal(clips[clip_id(0)].joints_px, joints_px)
+    np.testing.assert_array_equal(clips[clip_id(0)].joints_confidence, confidence)
+    assert clips[clip_id(1)].joints_px is None
 
     failures = {one["clip_id"]: one["error"] for one in map(json.loads, (output / "failures.jsonl").open())}
     assert set(failures) == {clip_id(2), clip_id(5), clip_id(6), UNANNOTATED}
@@ -69,7 +80,7 @@ def test_every_element_is_a_clip_or_a_failure(files: dict[str, Path], tmp_path: 
 
     # Killed in the middle and run again: the same files.
     killed = tmp_path / "killed"
-    command = _command(files, killed, "--splits", "official", "--num-workers", "1")
+    command = _command(files, killed, *options, "--num-workers", "1")
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -80,7 +91,7 @@ def test_every_element_is_a_clip_or_a_failure(files: dict[str, Path], tmp_path: 
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "summary.json").exists()
-    assert _run(files, killed, "--splits", "official").returncode == 0
+    assert _run(files, killed, *options).returncode == 0
     assert _hashes(killed) == _hashes(output)
 
     other = _run(files, output)
