@@ -26,7 +26,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def config() -> DenoiserConfig:
     return DenoiserConfig(
         unet=UNetConfig(sample_size=LATENT_SIDE, block_out_channels=WIDTHS, cross_attention_dim=32),

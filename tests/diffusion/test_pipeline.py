@@ -1,5 +1,6 @@
 """The pipeline: round trips, what guidance scales mean, and errors that name the argument."""
 
+import copy
 from dataclasses import asdict
 
 import numpy as np
@@ -20,24 +21,30 @@ from tests.diffusion.conftest import IMAGE_SIDE, INTRINSICS, feature_row, standi
 NUM_FRAMES = 4
 
 
-@pytest.fixture
-def pipeline(config):
+@pytest.fixture(scope="module")
+def parts(config):
     torch.manual_seed(0)
     denoiser = build_denoiser(config, None)
     # So that pose and text matter.
     with torch.no_grad():
         denoiser.unet.conv_in.weight[:, 4:].normal_(0, 0.3)
-    pipeline = FinePhysPipeline(
-        vae=build_vae(VAEConfig(block_out_channels=(8, 16), sample_size=IMAGE_SIDE)),
-        text_encoder=denoiser.text_encoder,
-        tokenizer=denoiser.tokenizer,
-        unet=denoiser.unet,
-        scheduler=denoiser.scheduler,
-        guidance_encoder=denoiser.guidance_encoder,
-        phys_net=PhysNet(**asdict(PhysNetConfig(width=16, num_layers=1, num_heads=2))),
-        lifter=Lifter(**asdict(LifterConfig())),
-        pose_estimator=RTMPose(**asdict(RTMPoseConfig())),
-    )
+    return {
+        "vae": build_vae(VAEConfig(block_out_channels=(8, 16), sample_size=IMAGE_SIDE)),
+        "text_encoder": denoiser.text_encoder,
+        "tokenizer": denoiser.tokenizer,
+        "unet": denoiser.unet,
+        "scheduler": denoiser.scheduler,
+        "guidance_encoder": denoiser.guidance_encoder,
+        "phys_net": PhysNet(**asdict(PhysNetConfig(width=16, num_layers=1, num_heads=2))),
+        "lifter": Lifter(**asdict(LifterConfig())),
+        "pose_estimator": RTMPose(**asdict(RTMPoseConfig())),
+    }
+
+
+@pytest.fixture
+def pipeline(parts):
+    """One of the test's own, which it may change."""
+    pipeline = FinePhysPipeline(**copy.deepcopy(parts))
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
