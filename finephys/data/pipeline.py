@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,9 @@ from finephys.config import RowsConfig
 from finephys.data import storage
 from finephys.data.clips import CLIP_SCHEMA, MAX_FRAMES, MIN_FRAMES, Clip, check_schema
 from finephys.data.video import decode_video
+
+if TYPE_CHECKING:
+    from finephys.pose.camera_motion import CameraMotion
 
 Row = dict[str, Any]
 
@@ -74,8 +77,12 @@ def feature_rows(index: "ClipIndex", init: str, config: RowsConfig) -> ray.data.
     """Rows of the stages frames and joint; init: the pipeline folder whose parts the actors load.
 
     clip_id, prompt, fps, height, width, is_static, has_truth;  latents (T,C,h,w) float16;  joints_px (T,17,2) and
-    confidence (T,17), detected;  joints_dd (T,17,3), gravity (3,), intrinsics (3,3), camera frame, metres and pixels;
-    truth_joints_cam_m (T,17,3), in_flight (T,): ground truth, zeros where has_truth is false.
+    confidence (T,17), detected, as the middle frame's camera would see them;  joints_dd (T,17,3), gravity (3,),
+    intrinsics (3,3): camera frame of the middle frame, metres and pixels;  camera_rotation (T,3,3), camera_zoom (T,),
+    is_camera_known: how the other frames' cameras differ from it (CameraMotion);
+    truth_joints_cam_m (T,17,3), in_flight (T,): ground truth, zeros where has_truth is false, as joints_dd;
+    truth_rotation, truth_zoom: the true camera_rotation and camera_zoom;  body_px (T,17,2): where the body is in the
+    frames, true pixels where known, else detected ones.
     With config.pose_source "truth" ground truth stands in for what pose2d and pose3d would have found.
     """
     actors: dict[str, Any] = {
@@ -172,7 +179,8 @@ class EstimatePose2D:
 
 
 class LiftPose:
-    """Hop pose3d: adds joints_dd and gravity, and is_static and intrinsics where the record has none."""
+    """Hop pose3d: takes the camera's motion out of joints_px, adds joints_dd, gravity and what the camera does, and
+    is_static where the record has none."""
 
     def __init__(self, init: str) -> None:
         from finephys.pose.lifting import Lifter
@@ -184,12 +192,22 @@ class LiftPose:
         return to_table([_guarded(self._lift, row) for row in to_rows(table)])
 
     def _lift(self, row: Row) -> Row:
+        from finephys.pose.camera_motion import estimate_camera_motion
         from finephys.pose.estimator import Pose2D
 
         pose = Pose2D(row["joints_px"], row["confidence"])
-        lifted = self.lifter.lift(pose, row["intrinsics"], row["fps"])
-        is_static = row["is_static"] if row["is_static"] is not None else bool(lifted.static_probability > 0.5)
-        return {**row, "joints_dd": lifted.joints_cam_m, "gravity": lifted.gravity_cam, "is_static": is_static}
+        camera = estimate_camera_motion(row["frames"], pose, row["intrinsics"], row["fps"])
+        steady = camera.stabilise(pose, row["intrinsics"])
+        lifted = self.lifter.lift(steady, row["intrinsics"], row["fps"])
+        return {
+            **row,
+            "joints_px": steady.joints_px,
+            "joints_dd": lifted.joints_cam_m,
+            "gravity": lifted.gravity_cam,
+            "is_static": row["is_static"] if row["is_static"] is not None else camera.is_static,
+            "body_px": row.get("truth_joints_px", pose.joints_px),
+            **_camera_columns(camera),
+        }
 
 
 def use_truth(table: pa.Table) -> pa.Table:
@@ -372,7 +390,9 @@ def _decode_clip(record: Row) -> Row:
 
 
 def _decode_clip_with_truth(record: Row) -> Row:
+    from finephys.data.steady import steadied, true_camera_motion
     from finephys.pose.camera import nominal_intrinsics
+    from finephys.pose.camera_motion import CameraMotion
 
     clip = Clip.from_row(record)
     if not MIN_FRAMES <= clip.num_frames <= MAX_FRAMES:
@@ -392,12 +412,13 @@ def _decode_clip_with_truth(record: Row) -> Row:
         "in_flight": np.zeros(clip.num_frames, np.bool_),
     }
     if clip.intrinsics is not None:
-        # The lifter and Phys-Net take one camera a clip: its middle frame's, for zooming cameras too.
         row["intrinsics"] = clip.intrinsics[clip.num_frames // 2]
     else:
         row["intrinsics"] = np.asarray(nominal_intrinsics(clip.height, clip.width), np.float32)
+    true_camera = true_camera_motion(clip) or CameraMotion.still(clip.num_frames)
+    row["truth_rotation"], row["truth_zoom"] = true_camera.rotation, true_camera.zoom
     if has_truth:
-        row["truth_joints_cam_m"] = clip.joints_cam_m
+        row["truth_joints_cam_m"] = steadied(clip).joints_cam_m
         row["in_flight"] = clip.in_flight
     if clip.joints_px is not None:
         row["truth_joints_px"] = clip.joints_px
@@ -405,6 +426,10 @@ def _decode_clip_with_truth(record: Row) -> Row:
         # World y is up: gravity points along -y, seen by the camera of the middle frame.
         row["gravity"] = clip.rotation[clip.num_frames // 2] @ np.array([0, -1, 0], np.float32)
     return row
+
+
+def _camera_columns(camera: "CameraMotion") -> Row:
+    return {"camera_rotation": camera.rotation, "camera_zoom": camera.zoom, "is_camera_known": camera.is_known}
 
 
 def _decoded_frames(clip: Clip) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -416,16 +441,22 @@ def _decoded_frames(clip: Clip) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def _with_truth_as_detection(row: Row) -> Row:
+    from finephys.pose.camera_motion import CameraMotion
+    from finephys.pose.estimator import Pose2D
+
     missing = [name for name in ("truth_joints_px", "gravity") if name not in row]
     if missing or not row["has_truth"]:
         raise ValueError(f"pose_source is truth and the clip has no {missing[0] if missing else 'joints_cam_m'}")
-    num_frames = len(row["frames"])
+    everywhere = np.ones((len(row["frames"]), 17), np.float32)
+    camera = CameraMotion(row["truth_rotation"], row["truth_zoom"], np.zeros(len(everywhere), np.float32), True, False)
     return {
         **row,
-        "joints_px": row["truth_joints_px"],
-        "confidence": np.ones((num_frames, 17), np.float32),
+        "joints_px": camera.stabilise(Pose2D(row["truth_joints_px"], everywhere), row["intrinsics"]).joints_px,
+        "confidence": everywhere,
         "joints_dd": row["truth_joints_cam_m"],
         "is_static": bool(row["is_static"]),
+        "body_px": row["truth_joints_px"],
+        **_camera_columns(camera),
     }
 
 

@@ -5,8 +5,8 @@ Letters: T frames
 Units:   pixel, metre
 
 Output shards hold the clip record with joints_px and joints_confidence as detected, joints_cam_m as lifted (S_dd) and
-in the camera frame, intrinsics as known or assumed, and is_static as known or predicted. What was ground truth is
-replaced: these shards are not to be mixed with rendered ones.
+in the camera frame of each frame, intrinsics as known or assumed (their zoom as estimated), and is_static as known or
+estimated. What was ground truth is replaced: these shards are not to be mixed with rendered ones.
 One output file follows from one input name, appears whole, and is left alone when it is there: a run that was stopped
 continues with the same command.
 """
@@ -95,6 +95,7 @@ class EstimateShard:
     def estimate(self, clip: Clip) -> Clip:
         """The clip with estimated joints. Raises ValueError on a video that cannot be read or lifted."""
         from finephys.pose.camera import nominal_intrinsics
+        from finephys.pose.camera_motion import estimate_camera_motion
 
         frames_THWC = decode_video(clip.video).frames_THWC
         if frames_THWC.shape[:3] != (clip.num_frames, clip.height, clip.width):
@@ -109,14 +110,16 @@ class EstimateShard:
         pose = self.estimator.estimate(frames_THWC)
         if not (pose.confidence > 0).any():
             raise ValueError("nobody is seen in any frame")
-        lifted = self.lifter.lift(pose, intrinsics[clip.num_frames // 2], clip.fps)
+        middle = intrinsics[clip.num_frames // 2]
+        camera = estimate_camera_motion(frames_THWC, pose, middle, clip.fps)
+        lifted = self.lifter.lift(camera.stabilise(pose, middle), middle, clip.fps)
         return replace(
             clip,
             joints_px=pose.joints_px,
             joints_confidence=pose.confidence,
-            joints_cam_m=lifted.joints_cam_m,
-            intrinsics=intrinsics,
-            is_static=lifted.static_probability > 0.5 if clip.is_static is None else clip.is_static,
+            joints_cam_m=camera.to_frames(lifted.joints_cam_m),
+            intrinsics=camera.intrinsics(middle) if clip.intrinsics is None else intrinsics,
+            is_static=camera.is_static if clip.is_static is None else clip.is_static,
         )
 
 

@@ -2,7 +2,7 @@
 
 Path:    clip features -> physics -> fuse -> project -> heatmaps -> guidance -> unet -> loss
 Letters: B clips, T frames at the clip's own rate, F frames that the UNet sees, J = 17 joints, L bytes of a prompt
-Units:   metres in the camera frame, pixels of the image, seconds
+Units:   metres in the camera frame of the clip's middle frame unless said otherwise, pixels of the image, seconds
 
 FinePhys (arXiv:2505.13437) trains Phys-Net, guidance and UNet jointly, and so does JointModule: heatmaps are
 differentiable, so the denoising loss reaches Phys-Net. Before that the spatial layers learn from single frames, many
@@ -26,6 +26,7 @@ from finephys.guidance.reference import Reference
 from finephys.physics.phys_net import PhysNet, PhysNetConfig
 from finephys.physics.training import pose_losses
 from finephys.pose.camera import project
+from finephys.pose.camera_motion import seen_by_frames, zoomed
 
 # Frames that the UNet sees, and how far apart they are at most: generation spreads them over the whole clip.
 NUM_FRAMES = WINDOW_FRAMES
@@ -60,23 +61,24 @@ class JointTrainingConfig:
 def collate_frames(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
     """One random frame of each clip, with its joints: true ones where known, else S_dd.
 
-    rows: clip features. Returns latents_BFChw (F = 1), prompt_BL (uint8), joints_cam_m_BFJ3, intrinsics_B33,
-    body_px_BFJ2, image_size_B2 (height, width), and another random frame as reference_BChw, reference_px_BJ2,
-    is_static_B.
+    rows: clip features. Returns latents_BFChw (F = 1), prompt_BL (uint8), joints_cam_m_BFJ3 in that frame's own camera
+    frame with its intrinsics_BF33, body_px_BFJ2, image_size_B2 (height, width), and another random frame as
+    reference_BChw, reference_px_BJ2, is_static_B.
     """
     _check_sizes(rows)
     frames = [rng.integers(len(row["latents"]), size=1) for row in rows]
     batch = _clips(rows, frames, rng)
-    joints = [_best_joints(row)[frame] for row, frame in zip(rows, frames, strict=True)]
-    return {**batch, "joints_cam_m_BFJ3": _stack(joints)}
+    joints, intrinsics = zip(*(_best_joints(row, frame) for row, frame in zip(rows, frames, strict=True)))
+    return {**batch, "joints_cam_m_BFJ3": _stack(joints), "intrinsics_BF33": _stack(intrinsics)}
 
 
 def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
     """One random window of each clip: F = 16 frames for the UNet, evenly spaced; T = 16 strides for Phys-Net.
 
     The stride is random, 1 to 4, the same for all clips of a batch, and no more than the shortest of them has room for.
-    rows: clip features. Returns what collate_frames does without joints_cam_m (F = 16), and joints_dd_BTJ3,
-    joints_px_BTJ2, confidence_BTJ, gravity_B3, dt_s_B, truth_joints_cam_m_BTJ3, in_flight_BT, has_truth_B.
+    rows: clip features. Returns what collate_frames does without joints_cam_m and intrinsics (F = 16), and
+    joints_dd_BTJ3, joints_px_BTJ2, confidence_BTJ, gravity_B3, intrinsics_B33, dt_s_B, is_camera_known_B,
+    truth_joints_cam_m_BTJ3, in_flight_BT, has_truth_B; rotation_BF33 and zoom_BF, the estimated camera of the F frames.
     Raises ValueError, naming the clip, on fewer than 16 frames.
     """
     _check_sizes(rows)
@@ -99,6 +101,10 @@ def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict
         "joints_px_BTJ2": windowed("joints_px"),
         "confidence_BTJ": windowed("confidence"),
         "gravity_B3": _stack([row["gravity"] for row in rows]),
+        "intrinsics_B33": _stack([row["intrinsics"] for row in rows]),
+        "rotation_BF33": _stack([row["camera_rotation"][index] for row, index in zip(rows, frames, strict=True)]),
+        "zoom_BF": _stack([row["camera_zoom"][index] for row, index in zip(rows, frames, strict=True)]),
+        "is_camera_known_B": torch.tensor([bool(row["is_camera_known"]) for row in rows]),
         "dt_s_B": torch.tensor([1 / float(row["fps"]) for row in rows]),
         "truth_joints_cam_m_BTJ3": windowed("truth_joints_cam_m"),
         "in_flight_BT": torch.from_numpy(
@@ -117,11 +123,10 @@ def _clips(
     return {
         "latents_BFChw": _stack([row["latents"][index] for row, index in chosen]),
         "prompt_BL": torch.from_numpy(np.stack([_prompt_bytes(row["prompt"]) for row in rows])),
-        "intrinsics_B33": _stack([row["intrinsics"] for row in rows]),
-        "body_px_BFJ2": _stack([_body_px(row, index) for row, index in chosen]),
+        "body_px_BFJ2": _stack([row["body_px"][index] for row, index in chosen]),
         "image_size_B2": torch.tensor([[int(row["height"]), int(row["width"])] for row in rows]),
         "reference_BChw": _stack([row["latents"][index[0]] for row, index in references]),
-        "reference_px_BJ2": _stack([_body_px(row, index)[0] for row, index in references]),
+        "reference_px_BJ2": _stack([row["body_px"][index[0]] for row, index in references]),
         "is_static_B": torch.tensor([bool(row["is_static"]) for row in rows]),
     }
 
@@ -132,18 +137,14 @@ def _check_sizes(rows: Sequence[Mapping[str, Any]]) -> None:
         raise ValueError(f"clips of a batch have sizes (height, width) {sorted(sizes)}, wanted one size")
 
 
-def _best_joints(row: Mapping[str, Any]) -> np.ndarray:
-    return np.asarray(row["truth_joints_cam_m"] if row["has_truth"] else row["joints_dd"])
-
-
-def _body_px(row: Mapping[str, Any], index: np.ndarray) -> np.ndarray:
-    """Where the body is in the picture: projected truth where known, else the detected joints."""
+def _best_joints(row: Mapping[str, Any], index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """True joints where known, else S_dd, in the camera frame of each frame, and its intrinsics."""
+    names = ("truth_joints_cam_m", "truth_rotation", "truth_zoom")
     if not row["has_truth"]:
-        detected: np.ndarray = np.asarray(row["joints_px"])[index]
-        return detected
-    joints = torch.from_numpy(np.asarray(row["truth_joints_cam_m"], np.float32)[index])
-    intrinsics = torch.from_numpy(np.asarray(row["intrinsics"], np.float32))
-    return np.asarray(project(joints, intrinsics))
+        names = ("joints_dd", "camera_rotation", "camera_zoom")
+    joints, rotation, zoom = (torch.from_numpy(np.asarray(row[name], np.float32)[index]) for name in names)
+    intrinsics = zoomed(torch.from_numpy(np.asarray(row["intrinsics"], np.float32)), zoom)
+    return np.asarray(seen_by_frames(joints, rotation)), np.asarray(intrinsics)
 
 
 def _stack(arrays: Sequence[Any]) -> Tensor:
@@ -191,7 +192,7 @@ class FramesTraining(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses of one batch of collate_frames: loss = denoise (body-weighted), and mse."""
         joints = batch["joints_cam_m_BFJ3"]
-        joints_px = project(joints, batch["intrinsics_B33"][:, None])
+        joints_px = project(joints, batch["intrinsics_BF33"])
         joints_px = joints_px + self.config.joint_jitter_px * torch.randn_like(joints_px)
         with skip_motion(self.denoiser.unet):
             losses = self.denoiser(
@@ -229,15 +230,16 @@ class JointModule(nn.Module):
             batch["intrinsics_B33"],
             batch["gravity_B3"],
             batch["dt_s_B"],
-            batch["is_static_B"].bool(),
+            batch["is_camera_known_B"].bool(),
         )
         fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
-        # The stride that collate chose.
-        seen = fused[:, :: fused.shape[1] // batch["latents_BFChw"].shape[1]]
+        # At the stride that collate chose, in each frame's own camera frame.
+        chosen = fused[:, :: fused.shape[1] // batch["latents_BFChw"].shape[1]]
+        seen = seen_by_frames(chosen, batch["rotation_BF33"])
         losses = self.denoiser(
             batch["latents_BFChw"],
             _prompts(batch["prompt_BL"]),
-            project(seen, batch["intrinsics_B33"][:, None]),
+            project(seen, zoomed(batch["intrinsics_B33"][:, None], batch["zoom_BF"])),
             relative_depth(seen),
             batch["body_px_BFJ2"],
             _image_size(batch),

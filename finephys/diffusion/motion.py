@@ -3,10 +3,10 @@
 Path:    frames -> Pose2D -> Pose3D (S_dd) -> PhysicsPose (S_pp) -> fused 3D
 Letters: T frames, J = 17 joints, H W pixels
 Units:   pixel, metre, second
-Frames:  camera, x right, y down, z forward
+Frames:  camera of the middle frame, x right, y down, z forward; joints that come with a motion are each frame's own
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from finephys.guidance.fuse import fuse
 from finephys.hops import hop
 from finephys.physics.phys_net import PhysNet
-from finephys.pose.camera import nominal_intrinsics
+from finephys.pose.camera import nominal_intrinsics, project
+from finephys.pose.camera_motion import CameraMotion, estimate_camera_motion
 from finephys.pose.estimator import Pose2D, PoseEstimator
 from finephys.pose.lifting import Lifter
 from finephys.skeleton import NUM_JOINTS
@@ -28,20 +29,30 @@ STATIC_PROBABILITY = 0.5
 class Motion:
     """A motion and the hops that it came by; the fields from a video are None where 3D joints were given.
 
-    guiding_TJ3: what guides, absolute, metres, camera frame.  intrinsics (3,3) pixels.  image_size (height, width).
-    is_static: the camera stands still.
-    pose2d: detected.  joints_dd, joints_pp (T,17,3) metres.  gate (T,17): share of S_dd.  gravity_cam (3,) unit.
+    guiding_TJ3: what guides, absolute, metres, camera frame of the middle frame.  intrinsics (3,3) pixels, of that
+    camera.  camera: how those of the other frames differ from it.  image_size (height, width).
+    pose2d: detected, pixels of each frame.  joints_dd, joints_pp (T,17,3) metres, gravity_cam (3,) unit: as
+    guiding_TJ3.  gate (T,17): share of S_dd.
     """
 
     guiding_TJ3: NDArray[np.float32]
     intrinsics: NDArray[np.float32]
     image_size: tuple[int, int]
-    is_static: bool = True
+    camera: CameraMotion
     pose2d: Pose2D | None = None
     joints_dd: NDArray[np.float32] | None = None
     joints_pp: NDArray[np.float32] | None = None
     gate: NDArray[np.float32] | None = None
     gravity_cam: NDArray[np.float32] | None = None
+
+    def seen_TJ3(self, joints_cam_m: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """What guides, or other joints of this motion, in the camera frame of each frame."""
+        return self.camera.to_frames(self.guiding_TJ3 if joints_cam_m is None else joints_cam_m)
+
+    def seen_px(self, joints_cam_m: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+        """Their pixels (T,17,2) in each frame."""
+        seen = torch.from_numpy(self.seen_TJ3(joints_cam_m))
+        return np.asarray(project(seen, torch.from_numpy(self.camera.intrinsics(self.intrinsics))), np.float32)
 
 
 def estimate_motion(
@@ -52,9 +63,9 @@ def estimate_motion(
     fps: float | None,
     intrinsics: NDArray[np.floating] | None = None,
 ) -> Motion:
-    """Pose, lifting, physics and fusion on one clip at its own rate.
+    """Pose, the camera's motion, lifting, physics and fusion on one clip at its own rate.
 
-    video_THWC (T,H,W,3) uint8 RGB, T >= 2; fps of it; intrinsics (3,3) pixels, nominal where None.
+    video_THWC (T,H,W,3) uint8 RGB, T >= 2; fps of it; intrinsics (3,3) pixels of the middle frame, nominal where None.
     Raises ValueError, naming the argument, on other shapes or types and values that are not finite.
     """
     if video_THWC.dtype != np.uint8 or video_THWC.ndim != 4 or video_THWC.shape[-1] != 3:
@@ -65,7 +76,9 @@ def estimate_motion(
     height, width = video_THWC.shape[1:3]
     with hop("pose2d"):
         pose2d = pose_estimator.estimate(video_THWC)
-    return motion_of_pose(lifter, phys_net, pose2d, (height, width), fps, intrinsics)
+        known = _checked_intrinsics(intrinsics, height, width)
+        camera = estimate_camera_motion(video_THWC, pose2d, known, fps)
+    return motion_of_pose(lifter, phys_net, pose2d, (height, width), fps, known, camera)
 
 
 def motion_of_pose(
@@ -75,10 +88,12 @@ def motion_of_pose(
     image_size: tuple[int, int],
     fps: float | None,
     intrinsics: NDArray[np.floating] | None = None,
+    camera: CameraMotion | None = None,
 ) -> Motion:
     """Lifting, physics and fusion of joints that were found in frames of image_size (height, width).
 
-    pose2d: T >= 2 frames at `fps`; intrinsics (3,3) pixels, nominal where None.
+    pose2d: T >= 2 frames at `fps`; intrinsics (3,3) pixels of the middle frame, nominal where None.
+    camera: how it moves; where None it counts as one that does not, if the lifter takes it for still.
     Raises ValueError, naming the argument, on other shapes and, as Lifter.lift does, on values that are not finite.
     """
     if pose2d.joints_px.ndim != 3 or pose2d.joints_px.shape[1:] != (NUM_JOINTS, 2) or len(pose2d.joints_px) < 2:
@@ -88,33 +103,36 @@ def motion_of_pose(
     if pose2d.confidence.shape != pose2d.joints_px.shape[:2]:
         raise ValueError(f"pose2d.confidence has shape {pose2d.confidence.shape}, wanted {pose2d.joints_px.shape[:2]}")
     fps = _check_fps(fps, "pose2d")
-    camera = _checked_intrinsics(intrinsics, *image_size)
+    middle = _checked_intrinsics(intrinsics, *image_size)
+    steady = pose2d if camera is None else camera.stabilise(pose2d, middle)
     with hop("pose3d"):
-        pose3d = lifter.lift(pose2d, camera, fps)
+        pose3d = lifter.lift(steady, middle, fps)
+    if camera is None:
+        is_still = bool(pose3d.static_probability > STATIC_PROBABILITY)
+        camera = CameraMotion.still(len(pose2d.joints_px), is_known=is_still)
     device = phys_net.device
 
     def clip_batch(array: NDArray[np.float32]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None].to(device)
 
-    is_static = bool(pose3d.static_probability > STATIC_PROBABILITY)
     joints_dd = clip_batch(pose3d.joints_cam_m)
     with torch.no_grad(), hop("physics"):
         physics = phys_net(
             joints_dd,
-            clip_batch(pose2d.joints_px),
-            clip_batch(pose2d.confidence),
-            clip_batch(camera),
+            clip_batch(steady.joints_px),
+            clip_batch(steady.confidence),
+            clip_batch(middle),
             clip_batch(pose3d.gravity_cam),
             torch.tensor([1 / fps], device=device),
-            torch.tensor([is_static], device=device),
+            torch.tensor([camera.is_known], device=device),
         )
     with torch.no_grad(), hop("fuse"):
         fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
     return Motion(
         guiding_TJ3=fused[0].float().cpu().numpy(),
-        intrinsics=camera,
+        intrinsics=middle,
         image_size=image_size,
-        is_static=is_static,
+        camera=camera,
         pose2d=pose2d,
         joints_dd=pose3d.joints_cam_m,
         joints_pp=physics.joints_pp_BTJ3[0].float().cpu().numpy(),
@@ -131,7 +149,8 @@ def given_motion(
 ) -> Motion:
     """A 3D joint sequence as a motion; it guides as it is.
 
-    joints_cam_m (T,17,3) metres, camera frame; intrinsics (3,3) for an image of image_size, nominal where None.
+    joints_cam_m (T,17,3) metres, in the camera frame of each frame; intrinsics (3,3), or (T,3,3) of a camera that
+    zooms, for an image of image_size, nominal where None.
     Raises ValueError, naming the argument, on other shapes, values that are not finite, and persons behind the camera.
     """
     if joints_cam_m.ndim != 3 or joints_cam_m.shape[1:] != (NUM_JOINTS, 3):
@@ -143,11 +162,19 @@ def given_motion(
         raise ValueError(f"joints_cam_m is not finite in frame {int(bad.argmax())}")
     if (joints_cam_m[..., 2] <= 0).all():
         raise ValueError("joints_cam_m is behind the camera in all frames, wanted positive z")
+    num_frames = len(joints_cam_m)
+    zoom = np.ones(num_frames, np.float32)
+    if intrinsics is not None and np.ndim(intrinsics) == 3:
+        if len(intrinsics) != num_frames or not np.isfinite(intrinsics).all():
+            raise ValueError(f"intrinsics have shape {np.shape(intrinsics)}, wanted finite ({num_frames}, 3, 3)")
+        zoom = np.asarray(intrinsics[:, 0, 0] / intrinsics[num_frames // 2, 0, 0], np.float32)
+        intrinsics = intrinsics[num_frames // 2]
     return Motion(
         guiding_TJ3=np.ascontiguousarray(joints_cam_m, np.float32),
         intrinsics=_checked_intrinsics(intrinsics, *image_size),
         image_size=image_size,
-        is_static=is_camera_static,
+        # Each frame's joints are in its own camera's frame already: only the zoom is left to draw by.
+        camera=replace(CameraMotion.still(num_frames, is_known=is_camera_static), zoom=zoom),
     )
 
 

@@ -38,7 +38,6 @@ from finephys.guidance.heatmaps import relative_depth
 from finephys.guidance.reference import Reference, draft
 from finephys.hops import hop
 from finephys.physics.phys_net import PhysNet
-from finephys.pose.camera import project
 from finephys.pose.estimator import Pose2D
 from finephys.pose.lifting import Lifter
 from finephys.pose.rtmpose import RTMPose
@@ -159,10 +158,12 @@ class FinePhysPipeline(DiffusionPipeline):
 
         The motion is exactly one of
           video_THWC (T,H,W,3) uint8 RGB, with fps: pose, lifting and physics run inside;
-          pose2d, with fps: joints in pixels of frames of height x width; lifting and physics run inside;
-          joints_cam_m (T,17,3) metres, absolute in the camera frame: drawn as it is. is_camera_static says whether its
-          camera stands still: then the place in reference_image stays where it is.
-        intrinsics (3,3) in pixels: of the driving video or of the camera to draw with; nominal where None.
+          pose2d, with fps: joints in pixels of frames of height x width; lifting and physics run inside, and how the
+          camera moves is not known;
+          joints_cam_m (T,17,3) metres, absolute in each frame's camera frame: drawn as it is. is_camera_static says
+          whether that camera stands still: then the place in reference_image stays where it is.
+        intrinsics (3,3) in pixels: of the driving video's middle frame or of the camera to draw with, in this case also
+          (T,3,3); nominal where None.
         height, width: of the result; a driving video's own, else the UNet's.
         reference_image (height, width, 3) uint8 RGB: a picture of the person and the place as they should look, taken
         by the camera of the motion, such as the first frame of a driving video; reference_joints_px (17,2): where the
@@ -198,8 +199,8 @@ class FinePhysPipeline(DiffusionPipeline):
         # 1. the frames that the UNet sees, drawn
         frame_indices = np.linspace(0, num_poses - 1, num_frames).round().astype(np.int64)
         device = self._execution_device
-        seen_FJ3 = torch.from_numpy(motion.guiding_TJ3[frame_indices]).to(device)
-        joints_px_FJ2 = project(seen_FJ3, torch.from_numpy(motion.intrinsics).to(device))
+        seen_FJ3 = torch.from_numpy(motion.seen_TJ3()[frame_indices]).to(device)
+        joints_px_FJ2 = torch.from_numpy(motion.seen_px()[frame_indices]).to(device)
         _check_in_frame(joints_px_FJ2, motion.image_size)
         size = (height or motion.image_size[0], width or motion.image_size[1])
         latent_size = self._latent_size(size)
@@ -212,7 +213,7 @@ class FinePhysPipeline(DiffusionPipeline):
         # 2. guidance, once per clip, with and without the pose
         passes = _passes(guidance_scale, pose_guidance_scale)
         with hop("guidance"):
-            reference = self._reference(reference_image, reference_joints_px, size, motion.is_static)
+            reference = self._reference(reference_image, reference_joints_px, size, motion.camera.is_static)
             drawn_px_FJ2 = joints_px_FJ2 * _scale(motion.image_size, size, device)
             draft_NChw = None if reference is None else draft(reference, drawn_px_FJ2[None], size)[0]
             guidance = self._guidance_of_passes(maps, draft_NChw, passes, len(prompts))

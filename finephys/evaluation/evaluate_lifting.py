@@ -3,7 +3,7 @@
 Path:    shards, pipeline/{pose_estimator, lifter, lifter_without_prompts} -> figures, output/index.html
 Letters: T frames, J = 17 joints
 Units:   millimetre, degree
-Frames:  camera, x right, y down, z forward
+Frames:  camera of the middle frame, x right, y down, z forward
 
 lifter_without_prompts is the same network trained as long with num_prompts 0
 (jobs/train.py demo --stage lifting --module.lifter.num-prompts 0, exported and copied to that name). Without that
@@ -17,13 +17,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finephys.evaluation.detections import Detection, detect_split
+from finephys.evaluation.detections import detect_split
 from finephys.evaluation.figures import Figure, figures_table
+from finephys.evaluation.lifts import Lift, lift
 from finephys.evaluation.pages import write_page
 from finephys.evaluation.pose import mpjpe, pa_mpjpe
 from finephys.evaluation.viewer import write_viewer
 from finephys.pose.estimator import Pose2D
-from finephys.pose.lifting import Lifter, Pose3D
+from finephys.pose.lifting import Lifter
 from finephys.pose.windows import sample_window
 
 REAL_FLIGHT = ("backflip", "spinkick")
@@ -41,27 +42,26 @@ def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
     if not (pipeline / "lifter").is_dir():
         raise FileNotFoundError(f"{pipeline} has no folder lifter")
     lifter = _load(pipeline / "lifter")
-    detections = detect_split(pipeline, data)
-    lifted = [lifter.lift(found.pose, _intrinsics(found), found.clip.fps) for found in detections]
-    figures = [*accuracy_figures(detections, lifted), *scene_figures(detections, lifted)]
+    lifts = [lift(lifter, found) for found in detect_split(pipeline, data)]
+    figures = [*accuracy_figures(lifts), *scene_figures(lifts)]
     without = pipeline / "lifter_without_prompts"
     figures += prompt_figures(lifter, _load(without) if without.is_dir() else None)
 
     viewers = []
     # One of each group first, the harder ones before.
-    order = sorted(range(len(detections)), key=lambda index: _rank(detections, index))[:NUM_SHOWN]
+    order = sorted(range(len(lifts)), key=lambda index: _rank(lifts, index))[:NUM_SHOWN]
     for number, index in enumerate(order):
-        found = detections[index]
+        one = lifts[index]
         name = f"viewer-{number}.html"
         write_viewer(
             output / name,
-            title=f"{found.clip.label_name} ({found.clip.clip_id})",
-            video=found.clip.video,
-            fps=found.clip.fps,
-            size=(found.clip.height, found.clip.width),
-            pose=found.pose,
-            lifted=lifted[index],
-            truth_cam_m=found.clip.joints_cam_m,
+            title=f"{one.clip.label_name} ({one.clip.clip_id})",
+            video=one.clip.video,
+            fps=one.clip.fps,
+            size=(one.clip.height, one.clip.width),
+            pose=one.found.pose,
+            lifted=one.lifted,
+            truth_cam_m=one.clip.joints_cam_m,
         )
         viewers.append(name)
     write_page(
@@ -77,13 +77,11 @@ def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
     return figures
 
 
-def accuracy_figures(detections: Sequence[Detection], lifted: Sequence[Pose3D]) -> list[Figure]:
+def accuracy_figures(lifts: Sequence[Lift]) -> list[Figure]:
     """Root-relative MPJPE and PA-MPJPE of the three groups of motions, over frames."""
     figures = []
     for group, goals in GOALS.items():
-        pairs = [
-            (pose.joints_cam_m, _truth(found)) for found, pose in zip(detections, lifted) if group_of(found) == group
-        ]
+        pairs = [(one.lifted.joints_cam_m, _truth(one)) for one in lifts if group_of(one) == group]
         for name, measure, goal in zip(("mpjpe_mm", "pa_mpjpe_mm"), (mpjpe, pa_mpjpe), goals):
             joints, truths = (np.concatenate(side) for side in zip(*pairs)) if pairs else (None, None)
             value = 1000 * measure(joints, truths) if joints is not None and truths is not None else np.nan
@@ -91,17 +89,17 @@ def accuracy_figures(detections: Sequence[Detection], lifted: Sequence[Pose3D]) 
     return figures
 
 
-def scene_figures(detections: Sequence[Detection], lifted: Sequence[Pose3D]) -> list[Figure]:
+def scene_figures(lifts: Sequence[Lift]) -> list[Figure]:
     """Gravity's and the root's direction, the root's depth, the camera's state, and whether the spreads are right."""
     gravity_deg, direction_deg, depth, static_right, ratio = [], [], [], [], []
-    for found, pose in zip(detections, lifted):
-        truth_m = _truth(found)
-        assert found.clip.rotation is not None
-        down = -found.clip.rotation[:, :, 1].mean(0)
+    for one in lifts:
+        pose, truth_m = one.lifted, _truth(one)
+        assert one.clip.rotation is not None
+        down = -one.clip.rotation[0, :, 1]
         gravity_deg.append(angle_deg(pose.gravity_cam, down))
         direction_deg.append(angle_deg(pose.root_cam_m, truth_m[:, 0]))
         depth.append(np.abs(pose.root_cam_m[:, 2] / truth_m[:, 0, 2] - 1))
-        static_right.append((pose.static_probability > 0.5) == bool(found.clip.is_static))
+        static_right.append(one.camera.is_static == bool(one.clip.is_static))
         if pose.joints_spread_m is not None:
             error_m = (pose.joints_cam_m - pose.joints_cam_m[:, :1]) - (truth_m - truth_m[:, :1])
             ratio.append(np.linalg.norm(error_m, axis=-1).mean() / pose.joints_spread_m.mean())
@@ -140,11 +138,11 @@ def prompt_figures(lifter: Lifter, without: Lifter | None) -> list[Figure]:
     return figures
 
 
-def group_of(found: Detection) -> str:
+def group_of(one: Lift) -> str:
     """Which of GOALS a clip belongs to, by its motion; choreographed and captured motions of training are "seen"."""
-    if found.clip.label_name in REAL_FLIGHT:
+    if one.clip.label_name in REAL_FLIGHT:
         return "real_flight"
-    return "ground_motions" if found.clip.label_name in GROUND else "seen_motions"
+    return "ground_motions" if one.clip.label_name in GROUND else "seen_motions"
 
 
 def angle_deg(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -154,9 +152,9 @@ def angle_deg(one: NDArray[np.floating], other: NDArray[np.floating]) -> NDArray
     return np.asarray(np.degrees(np.arctan2(sine, (one * other).sum(-1))))
 
 
-def _rank(detections: Sequence[Detection], index: int) -> tuple[int, int]:
-    group = group_of(detections[index])
-    earlier = sum(group_of(found) == group for found in detections[:index])
+def _rank(lifts: Sequence[Lift], index: int) -> tuple[int, int]:
+    group = group_of(lifts[index])
+    earlier = sum(group_of(one) == group for one in lifts[:index])
     return earlier, -list(GOALS).index(group)
 
 
@@ -165,12 +163,6 @@ def _load(folder: Path) -> Lifter:
     return lifter
 
 
-def _truth(found: Detection) -> NDArray[np.float32]:
-    assert found.clip.joints_cam_m is not None
-    return found.clip.joints_cam_m
-
-
-def _intrinsics(found: Detection) -> NDArray[np.float32]:
-    assert found.clip.intrinsics is not None
-    middle: NDArray[np.float32] = found.clip.intrinsics[found.clip.num_frames // 2]
-    return middle
+def _truth(one: Lift) -> NDArray[np.float32]:
+    assert one.clip.joints_cam_m is not None
+    return one.clip.joints_cam_m

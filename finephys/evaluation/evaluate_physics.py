@@ -3,14 +3,14 @@
 Path:    shards, pipeline/{pose_estimator, lifter, phys_net, refiner} -> S_dd, S_pp, fused -> figures, output/index.html
 Letters: T frames, J = 17 joints, N clips
 Units:   millimetre, metre, second
-Frames:  camera; flights are judged in the world (motion_errors.py)
+Frames:  camera of the middle frame; flights are judged in the world (motion_errors.py)
 
 refiner is Phys-Net's network of the same size that moves the joints directly
 (jobs/train.py demo --stage physics --module.phys-net.recursion none --init PIPELINE --output ...). Without that folder
 its column is missing and the page says so. Smoothers are tuned on clips of the train split. The goals are issue 5's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 
 from finephys.data.clips import Clip
-from finephys.diffusion.motion import STATIC_PROBABILITY
-from finephys.evaluation.detections import Detection, detect_clips, read_split
+from finephys.evaluation.detections import read_split
 from finephys.evaluation.figures import Figure, figures_table
+from finephys.evaluation.lifts import Lift, lift_clips
 from finephys.evaluation.motion_errors import MotionErrors, flight_calls, flight_f1, mean_of, motion_errors, ratio_of
 from finephys.evaluation.pages import write_page
 from finephys.evaluation.physics_page import Errors, column, draw_comparison, errors_table, indices_of, verdicts
@@ -30,7 +30,7 @@ from finephys.evaluation.smoothers import SMOOTHERS, tune
 from finephys.guidance.fuse import fuse
 from finephys.physics.phys_net import PhysNet, Recursion, Term
 from finephys.physics.training import LIFTER_FOLDER, PHYS_NET_FOLDER, REFINER_FOLDER
-from finephys.pose.lifting import Lifter, Pose3D
+from finephys.pose.lifting import Lifter
 
 FLOATS = NDArray[np.float64]
 
@@ -58,18 +58,6 @@ BONE_STD_MM = 3.0
 BLACK_BOX = "black box"
 # Clips of the train split, spread evenly over it, on which smoothers are tuned.
 NUM_TUNING_CLIPS = 36
-
-
-@dataclass(frozen=True)
-class Lift:
-    """A clip, what the detector found, and S_dd."""
-
-    found: Detection
-    lifted: Pose3D
-
-    @property
-    def clip(self) -> Clip:
-        return self.found.clip
 
 
 def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
@@ -113,15 +101,15 @@ def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
         "Ablation of the fused motion\n" + errors_table(ablation, groups, tuple(GROUPS)),
     ]
     counts = ", ".join(f"{groups.count(group)} {group}" for group in GROUPS)
-    right = np.mean([_is_static(lift) == bool(lift.clip.is_static) for lift in lifts])
+    num_unknown = sum(not lift.camera.is_known for lift in lifts)
     write_page(
         output,
         title="What physics adds to the lifted motion, on held-out clips from detected 2D",
         table="\n\n".join(tables),
         pictures=["comparison.png"],
         notes=(
-            f"Clips: {counts}; {sum(not lift.clip.is_static for lift in lifts)} have a moving camera, in whose frame "
-            f"the parabola is off. The lifter tells still from moving in {right:.0%} of the clips.",
+            f"Clips: {counts}; {sum(not lift.clip.is_static for lift in lifts)} have a moving camera, whose "
+            f"motion is estimated from the background; in {num_unknown} clips it is not known and the parabola is off.",
             "In brackets: 95 % bootstrap intervals over clips. One set of weights; other seeds need other weights.",
             *verdicts(figures),
             f"Smoothers as tuned on the train split: {settings}.",
@@ -155,23 +143,15 @@ def re_estimate(phys_net: PhysNet, lift: Lift) -> Estimate:
     with torch.no_grad():
         physics = phys_net(
             joints_dd_BTJ3,
-            batch(lift.found.pose.joints_px),
-            batch(lift.found.pose.confidence),
-            batch(_intrinsics(lift.clip)),
+            batch(lift.pose.joints_px),
+            batch(lift.pose.confidence),
+            batch(lift.intrinsics),
             batch(lift.lifted.gravity_cam),
             torch.tensor([1 / lift.clip.fps]),
-            torch.tensor([_is_static(lift)]),
+            torch.tensor([lift.camera.is_known]),
         )
         fused_BTJ3 = fuse(joints_dd_BTJ3, physics.joints_pp_BTJ3, physics.gate_BTJ)
     return Estimate(physics.joints_pp_BTJ3[0].numpy(), fused_BTJ3[0].numpy(), (physics.flight_logit_BT[0] > 0).numpy())
-
-
-def lift_clips(lifter: Lifter, pipeline: Path, clips: Iterable[Clip], source: str) -> list[Lift]:
-    """Detect and lift, as evaluate_lifting does: with the camera of the middle frame."""
-    return [
-        Lift(found, lifter.lift(found.pose, _intrinsics(found.clip), found.clip.fps))
-        for found in detect_clips(pipeline, clips, source)
-    ]
 
 
 def tuned_settings(lifter: Lifter, pipeline: Path, data: str) -> dict[str, tuple[float, ...]]:
@@ -254,16 +234,6 @@ def errors_of(lifts: Sequence[Lift], joints_m: Sequence[NDArray[np.floating]]) -
     return [motion_errors(joints, lift.clip) for lift, joints in zip(lifts, joints_m, strict=True)]
 
 
-def _is_static(lift: Lift) -> bool:
-    return lift.lifted.static_probability > STATIC_PROBABILITY
-
-
 def _truth(clip: Clip) -> FLOATS:
     assert clip.joints_cam_m is not None
     return clip.joints_cam_m.astype(np.float64)
-
-
-def _intrinsics(clip: Clip) -> NDArray[np.float32]:
-    assert clip.intrinsics is not None
-    middle: NDArray[np.float32] = clip.intrinsics[clip.num_frames // 2]
-    return middle

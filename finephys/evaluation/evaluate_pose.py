@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finephys.data.video import decode_video, encode_video
+from finephys.evaluation.camera import camera_figures
 from finephys.evaluation.detections import Detection, detect_split, safe_name
 from finephys.evaluation.drawing import draw_skeleton_2d
 from finephys.evaluation.figures import Figure, figures_table
@@ -62,7 +63,7 @@ class Reliability:
 def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
     """All figures of the detector, and output/index.html. Raises as detections.detect_split does."""
     detections = detect_split(pipeline, data)
-    figures = [*accuracy_figures(detections), *somersault_figures(detections)]
+    figures = [*accuracy_figures(detections), *somersault_figures(detections), *camera_figures(detections)]
     bins = reliability(
         np.concatenate([found.pose.confidence for found in detections]),
         np.concatenate([_correct(found) for found in detections]),

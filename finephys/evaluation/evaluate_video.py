@@ -32,7 +32,7 @@ from finephys.evaluation.pose import pck
 from finephys.evaluation.video import PCK_SHARE, background_flicker
 from finephys.guidance.heatmaps import relative_depth
 from finephys.physics.plausibility import plausibility
-from finephys.pose.camera import project
+from finephys.pose.camera_motion import estimate_camera_motion
 from finephys.pose.corruption import corrupt_detections
 from finephys.pose.estimator import Pose2D
 from finephys.skeleton import BONES
@@ -158,8 +158,9 @@ def guides(model: FinePhysPipeline, found: Detection, seed: int) -> dict[str, Gu
     drawn = {"text": truth, "first_frame": held}
     for state, pose in (("clean", found.pose), ("corrupted", corrupted)):
         assert found.clip.intrinsics is not None
-        camera = found.clip.intrinsics[found.clip.num_frames // 2]
-        motion = motion_of_pose(model.lifter, model.phys_net, pose, size, found.clip.fps, camera)
+        middle = found.clip.intrinsics[found.clip.num_frames // 2]
+        camera = estimate_camera_motion(found.frames_THWC, pose, middle, found.clip.fps)
+        motion = motion_of_pose(model.lifter, model.phys_net, pose, size, found.clip.fps, middle, camera)
         assert motion.joints_dd is not None
         drawn[f"2d_{state}"] = Guide(joints_px=pose.joints_px, depth_m=np.zeros(pose.joints_px.shape[:2]))
         drawn[f"s_dd_{state}"] = _drawn(motion.joints_dd, motion)
@@ -212,9 +213,9 @@ def true_guide(found: Detection) -> Guide:
 
 
 def _drawn(joints_cam_m: FLOATS, motion: Motion) -> Guide:
-    joints = torch.from_numpy(np.asarray(joints_cam_m, np.float32))
-    joints_px = project(joints, torch.from_numpy(motion.intrinsics)).numpy()
-    return Guide(joints_px=joints_px.astype(np.float64), depth_m=relative_depth(joints).numpy().astype(np.float64))
+    joints = np.asarray(joints_cam_m, np.float32)
+    depth = relative_depth(torch.from_numpy(motion.seen_TJ3(joints))).numpy()
+    return Guide(joints_px=motion.seen_px(joints).astype(np.float64), depth_m=depth.astype(np.float64))
 
 
 # --- what came of it

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from finephys.data.clips import Clip
+from finephys.data.steady import steadied
 from finephys.data.video import decode_video, encode_video, write_gif
 from finephys.diffusion.pipeline import FinePhysPipeline
 from finephys.diffusion.vae import downscale_factor
@@ -43,7 +44,7 @@ def generate_clip(
         request.prompt,
         video_THWC=frames_THWC,
         fps=clip.fps,
-        intrinsics=None if clip.intrinsics is None else np.median(clip.intrinsics, axis=0),
+        intrinsics=None if clip.intrinsics is None else clip.intrinsics[clip.num_frames // 2],
         height=height,
         width=width,
         reference_image=_reference(request, frames_THWC, (height, width)),
@@ -75,7 +76,7 @@ def generate_clip(
         guidance_px=output.joints_px,
         heatmaps_FCHW=output.heatmaps,
         generated_FHWC=output.frames[0],
-        truth_cam_m=clip.joints_cam_m,
+        truth_cam_m=steadied(clip).joints_cam_m,
         has_reference=request.reference == "first",
     )
     return hops, measure_clip(hops, pipeline.pose_estimator)

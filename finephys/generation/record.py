@@ -33,10 +33,12 @@ def generate_record(pipeline: FinePhysPipeline, clip: Clip, request: GenerationR
     scale = np.array([width / clip.width, height / clip.height])
     intrinsics = None
     if clip.intrinsics is not None:
-        # One camera a clip guides: the middle frame's.
-        intrinsics = clip.intrinsics[clip.num_frames // 2].astype(np.float64)
         if has_truth:
-            intrinsics[:2] *= scale[:, None]
+            # Each frame is drawn with its own zoom, in pixels of the result.
+            intrinsics = clip.intrinsics.astype(np.float64)
+            intrinsics[:, :2] *= scale[:, None]
+        else:
+            intrinsics = clip.intrinsics[clip.num_frames // 2].astype(np.float64)
     reference = None
     if request.reference == "first":
         assert frames_THWC is not None
@@ -76,8 +78,8 @@ def _record(clip: Clip, request: GenerationRequest, clip_id: str, output: FinePh
     index, motion = output.frame_indices, output.motion
     # Pixels of the picture that the motion was given for to pixels of the result; they differ where a video drove.
     scale = np.array([width / motion.image_size[1], height / motion.image_size[0]], np.float32)
-    intrinsics = motion.intrinsics.copy()
-    intrinsics[:2] *= scale[:, None]
+    intrinsics = motion.camera.intrinsics(motion.intrinsics)[index]
+    intrinsics[:, :2] *= scale[:, None]
     joints_px = output.joints_px * scale
     is_inside: NDArray[np.bool_] = np.all((joints_px >= 0) & (joints_px <= [width, height]), axis=-1)
     assert output.fps is not None
@@ -96,11 +98,11 @@ def _record(clip: Clip, request: GenerationRequest, clip_id: str, output: FinePh
         performer=clip.performer,
         joints_px=joints_px.astype(np.float32),
         joints_confidence=np.asarray(is_inside, np.float32),
-        joints_cam_m=motion.guiding_TJ3[index],
-        intrinsics=np.repeat(intrinsics[None].astype(np.float32), num_frames, axis=0),
+        joints_cam_m=motion.seen_TJ3()[index],
+        intrinsics=intrinsics.astype(np.float32),
         rotation=None if clip.rotation is None else clip.rotation[index],
         translation=None if clip.translation is None else clip.translation[index],
-        is_static=clip.is_static if clip.is_static is not None else motion.is_static,
+        is_static=clip.is_static if clip.is_static is not None else motion.camera.is_static,
         in_flight=None if clip.in_flight is None else clip.in_flight[index],
         feet_in_contact=None if clip.feet_in_contact is None else clip.feet_in_contact[index],
     )

@@ -172,12 +172,13 @@ def test_the_feature_chain_feeds_both_stages_of_the_generator(tmp_path: Path) ->
     build_vae(VAEConfig()).half().save_pretrained(tmp_path / "vae")
     sound = [make_clip(index, "train", num_frames=36, side=128) for index in range(2)]
     cut = replace(sound[0], clip_id="cut", video=sound[0].video[:200])
-    moving = replace(sound[1], clip_id="moving", is_static=None, intrinsics=None)
+    moving = replace(sound[1], clip_id="moving", is_static=None, intrinsics=None, joints_px=None)
 
     frames = decode_video(sound[0].video).frames_THWC
     frames[7] = 90
     blank = replace(sound[0], clip_id="blank", video=encode_video(frames, 30.0))
 
+    clip_of = {clip.clip_id: clip for clip in (*sound, moving)}
     table = _whole(decode_with_truth(_records(*sound, cut, moving, blank)))
     for hop in (EstimatePose2D, LiftPose, EncodeLatents):
         table = hop(str(tmp_path))(table)
@@ -194,6 +195,11 @@ def test_the_feature_chain_feeds_both_stages_of_the_generator(tmp_path: Path) ->
         assert row["joints_dd"].dtype == np.float32
         np.testing.assert_allclose(np.linalg.norm(row["gravity"]), 1, atol=1e-5)
         assert row["is_static"] in (True, False)
+        assert row["camera_rotation"].shape == (36, 3, 3)
+        assert row["camera_zoom"].shape == (36,)
+        # Where the body is: as the record says, else as detected (nothing moves in these clips).
+        of_record = clip_of[row["clip_id"]].joints_px
+        np.testing.assert_array_equal(row["body_px"], row["joints_px"] if of_record is None else of_record)
         assert "frames" not in row
 
     rng = np.random.default_rng(0)

@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from finephys.diffusion.denoiser import DenoiserConfig
 from finephys.diffusion.joint import (
@@ -18,6 +19,8 @@ from finephys.diffusion.joint import (
 from finephys.diffusion.unet import motion_parameters
 from finephys.guidance.encoder import GuidanceEncoderConfig
 from finephys.physics.phys_net import PhysNetConfig
+from finephys.pose.camera import project
+from finephys.pose.camera_motion import seen_by_frames, zoomed
 from tests.diffusion.conftest import feature_row
 
 PHYS_NET = PhysNetConfig(width=16, num_layers=1, num_heads=2, num_gauss_newton_steps=1)
@@ -76,7 +79,29 @@ def test_clips_without_truth_fall_back_on_what_was_detected(rows):
     row = rows[0] | {"has_truth": False, "truth_joints_cam_m": np.zeros((40, 17, 3), np.float32)}
     batch = collate_frames([row], np.random.default_rng(0))
     assert batch["joints_cam_m_BFJ3"][..., 2].min() > 1
-    assert any(np.array_equal(batch["body_px_BFJ2"][0, 0], frame) for frame in row["joints_px"])
+
+
+def test_a_camera_that_moves_is_drawn_frame_by_frame(rows):
+    """Joints in the middle frame's camera frame come out in the pixels of each frame, in both stages."""
+    row = rows[0]
+    turn = Rotation.from_rotvec(np.linspace(-0.1, 0.1, 40)[:, None] * [0, 1, 0]).as_matrix().astype(np.float32)
+    zoom = np.linspace(0.9, 1.1, 40).astype(np.float32)
+    intrinsics = np.repeat(row["intrinsics"][None], 40, 0)
+    intrinsics[:, [0, 1], [0, 1]] *= zoom[:, None]
+    seen = np.einsum("tab,tjb->tja", turn, row["truth_joints_cam_m"])
+    homogeneous = np.einsum("tab,tjb->tja", intrinsics, seen)
+    row |= {"truth_rotation": turn, "truth_zoom": zoom, "camera_rotation": turn, "camera_zoom": zoom}
+    row["body_px"] = (homogeneous[..., :2] / homogeneous[..., 2:]).astype(np.float32)
+    row["joints_dd"] = row["truth_joints_cam_m"]
+    frames = collate_frames([row], np.random.default_rng(0))
+    drawn = project(frames["joints_cam_m_BFJ3"], frames["intrinsics_BF33"])
+    assert torch.allclose(drawn, frames["body_px_BFJ2"], atol=1e-3)
+    clip = collate([row], np.random.default_rng(0))
+    chosen = clip["joints_dd_BTJ3"][:, :: clip["joints_dd_BTJ3"].shape[1] // 16]
+    drawn = project(
+        seen_by_frames(chosen, clip["rotation_BF33"]), zoomed(clip["intrinsics_B33"][:, None], clip["zoom_BF"])
+    )
+    assert torch.allclose(drawn, clip["body_px_BFJ2"], atol=1e-3)
 
 
 def test_short_clips_and_mixed_sizes_are_named(rows):

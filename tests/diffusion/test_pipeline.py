@@ -7,12 +7,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from scipy.spatial.transform import Rotation
 
 from finephys.diffusion.denoiser import build_denoiser, save_half
+from finephys.diffusion.motion import motion_of_pose
 from finephys.diffusion.pipeline import FinePhysPipeline, _passes, write_model_index
 from finephys.diffusion.text import TextConfig, build_tokenizer
 from finephys.diffusion.vae import VAEConfig, build_vae
 from finephys.physics.phys_net import PhysNet, PhysNetConfig
+from finephys.pose.camera import project
+from finephys.pose.camera_motion import CameraMotion
 from finephys.pose.estimator import Pose2D
 from finephys.pose.lifting import Lifter, LifterConfig, Pose3D
 from finephys.pose.rtmpose import RTMPose, RTMPoseConfig
@@ -123,6 +127,31 @@ def test_a_video_drives_through_pose_lifting_and_physics(pipeline, monkeypatch):
     assert output.frames.shape == (1, NUM_FRAMES, IMAGE_SIDE, IMAGE_SIDE, 3)
 
 
+def test_a_moving_camera_is_taken_out_and_put_back(pipeline, monkeypatch):
+    """Lifter and Phys-Net see one still camera; what guides is drawn where each frame's camera sees it."""
+    row = feature_row(12)
+    turn = Rotation.from_rotvec(np.linspace(-0.1, 0.1, 12)[:, None] * [0, 1, 0]).as_matrix()
+    turn = (turn @ turn[6].T).astype(np.float32)
+    zoom = np.linspace(0.9, 1.1, 12).astype(np.float32)
+    camera = CameraMotion(turn, zoom / zoom[6], np.zeros(12, np.float32), True, False)
+    each = torch.from_numpy(camera.intrinsics(row["intrinsics"]))
+    seen_px = project(torch.from_numpy(camera.to_frames(row["joints_dd"])), each).numpy()
+    lifted = []
+
+    def lift(pose, *_):
+        lifted.append(pose.joints_px)
+        return Pose3D(joints_cam_m=row["joints_dd"], gravity_cam=row["gravity"], static_probability=0.0)
+
+    monkeypatch.setattr(pipeline.lifter, "lift", lift)
+    pose = Pose2D(seen_px, row["confidence"])
+    motion = motion_of_pose(pipeline.lifter, pipeline.phys_net, pose, (64, 64), 30.0, row["intrinsics"], camera)
+    np.testing.assert_allclose(lifted[0], row["joints_px"], atol=0.01)
+    np.testing.assert_allclose(motion.seen_px(motion.joints_dd), seen_px, atol=0.01)
+    # Drawn without the camera's motion she would be off by many pixels.
+    still_px = project(torch.from_numpy(motion.guiding_TJ3), torch.from_numpy(row["intrinsics"])).numpy()
+    assert np.abs(motion.seen_px() - seen_px).mean() < 2 < np.abs(still_px - seen_px).mean()
+
+
 def test_guidance_runs_once_per_clip_and_passes_are_as_few_as_can_be(pipeline):
     calls = {"encoder": 0, "unet": []}
     pipeline.guidance_encoder.register_forward_hook(lambda *_: calls.__setitem__("encoder", calls["encoder"] + 1))
@@ -152,7 +181,8 @@ def test_without_pose_guidance_the_motion_changes_nothing(pipeline):
 def test_joints_found_elsewhere_guide_as_the_video_would(pipeline, monkeypatch):
     found = feature_row(12)
     pose = Pose2D(found["joints_px"], found["confidence"])
-    pose3d = Pose3D(joints_cam_m=found["joints_dd"], gravity_cam=found["gravity"], static_probability=1.0)
+    # The video shows no background; without one it is the lifter who says that the camera moves.
+    pose3d = Pose3D(joints_cam_m=found["joints_dd"], gravity_cam=found["gravity"], static_probability=0.0)
     monkeypatch.setattr(pipeline.pose_estimator, "estimate", lambda _: pose)
     monkeypatch.setattr(pipeline.lifter, "lift", lambda *_: pose3d)
     given = {"joints_cam_m": None, "fps": 30.0, "output_type": "latent", "height": IMAGE_SIDE, "width": IMAGE_SIDE}
