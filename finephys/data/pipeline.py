@@ -192,7 +192,7 @@ class LiftPose:
         return to_table([_guarded(self._lift, row) for row in to_rows(table)])
 
     def _lift(self, row: Row) -> Row:
-        from finephys.pose.camera_motion import estimate_camera_motion
+        from finephys.pose.camera_estimation import estimate_camera_motion
         from finephys.pose.estimator import Pose2D
 
         pose = Pose2D(row["joints_px"], row["confidence"])

@@ -95,7 +95,7 @@ class EstimateShard:
     def estimate(self, clip: Clip) -> Clip:
         """The clip with estimated joints. Raises ValueError on a video that cannot be read or lifted."""
         from finephys.pose.camera import nominal_intrinsics
-        from finephys.pose.camera_motion import estimate_camera_motion
+        from finephys.pose.camera_estimation import estimate_camera_motion
 
         frames_THWC = decode_video(clip.video).frames_THWC
         if frames_THWC.shape[:3] != (clip.num_frames, clip.height, clip.width):

@@ -16,7 +16,8 @@ from finephys.guidance.fuse import fuse
 from finephys.hops import hop
 from finephys.physics.phys_net import PhysNet
 from finephys.pose.camera import nominal_intrinsics, project
-from finephys.pose.camera_motion import CameraMotion, estimate_camera_motion
+from finephys.pose.camera_estimation import estimate_camera_motion
+from finephys.pose.camera_motion import CameraMotion
 from finephys.pose.estimator import Pose2D, PoseEstimator
 from finephys.pose.lifting import Lifter
 from finephys.skeleton import NUM_JOINTS

@@ -14,7 +14,8 @@ from finephys.data.steady import true_camera_motion
 from finephys.evaluation.detections import Detection
 from finephys.evaluation.figures import Figure
 from finephys.evaluation.lifts import middle_intrinsics
-from finephys.pose.camera_motion import CameraMotion, estimate_camera_motion
+from finephys.pose.camera_estimation import estimate_camera_motion
+from finephys.pose.camera_motion import CameraMotion
 from finephys.pose.estimator import Pose2D
 
 

@@ -32,7 +32,7 @@ from finephys.evaluation.pose import pck
 from finephys.evaluation.video import PCK_SHARE, background_flicker
 from finephys.guidance.heatmaps import relative_depth
 from finephys.physics.plausibility import plausibility
-from finephys.pose.camera_motion import estimate_camera_motion
+from finephys.pose.camera_estimation import estimate_camera_motion
 from finephys.pose.corruption import corrupt_detections
 from finephys.pose.estimator import Pose2D
 from finephys.skeleton import BONES

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from finephys.data.clips import Clip
 from finephys.data.steady import steadied
 from finephys.evaluation.detections import Detection, detect_clips
-from finephys.pose.camera_motion import CameraMotion, estimate_camera_motion
+from finephys.pose.camera_estimation import estimate_camera_motion
+from finephys.pose.camera_motion import CameraMotion
 from finephys.pose.estimator import Pose2D
 from finephys.pose.lifting import Lifter, Pose3D
 

@@ -14,7 +14,8 @@ from finephys.data.video import decode_video
 from finephys.evaluation.camera import camera_errors
 from finephys.evaluation.motion_errors import to_world
 from finephys.pose.camera import project
-from finephys.pose.camera_motion import CameraMotion, estimate_camera_motion, seen_by_frames, zoomed
+from finephys.pose.camera_estimation import estimate_camera_motion
+from finephys.pose.camera_motion import CameraMotion, seen_by_frames, zoomed
 from finephys.pose.estimator import Pose2D
 
 SIDE, FOCAL = 96, 150.0
