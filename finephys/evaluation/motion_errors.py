@@ -65,17 +65,25 @@ def to_world(joints_cam_m: FLOATS, rotation: NDArray[np.floating], translation: 
     return moved
 
 
-def flight_f1(counts_N3: NDArray[np.int64]) -> float:
-    """F1 of flight from (N, 3) frames per clip: rightly, wrongly and not called in flight. NaN without any flight."""
-    right, wrong, missed = counts_N3.sum(0)
+def flight_f1(counts_N4: NDArray[np.int64]) -> float:
+    """F1 of flight from flight_calls (N, 4) of the clips. NaN without any flight, true or called."""
+    right, wrong, missed, _ = counts_N4.sum(0)
     return float(2 * right / (2 * right + wrong + missed)) if right + wrong + missed else np.nan
 
 
-def flight_calls(called_T: NDArray[np.bool_], clip: Clip) -> tuple[int, int, int]:
-    """Frames that are rightly, wrongly and not called in flight."""
+def floor_f1(counts_N4: NDArray[np.int64]) -> float:
+    """F1 of the frames on the floor, likewise."""
+    _, wrong, missed, floor = counts_N4.sum(0)
+    return float(2 * floor / (2 * floor + wrong + missed)) if floor + wrong + missed else np.nan
+
+
+def flight_calls(called_T: NDArray[np.bool_], clip: Clip) -> tuple[int, int, int, int]:
+    """Frames that are rightly, wrongly and not called in flight, and rightly on the floor."""
     assert clip.in_flight is not None
     truth_T = clip.in_flight
-    return int((called_T & truth_T).sum()), int((called_T & ~truth_T).sum()), int((~called_T & truth_T).sum())
+    kinds = (called_T & truth_T, called_T & ~truth_T, ~called_T & truth_T, ~called_T & ~truth_T)
+    right, wrong, missed, floor = (int(kind.sum()) for kind in kinds)
+    return right, wrong, missed, floor
 
 
 def mean_of(values_N: FLOATS) -> float:

@@ -14,6 +14,7 @@ The network predicts only what mechanics leaves open (muscles, contacts, what to
 off S_dd: its last layers start at zero, so that an untrained PhysNet is a sane smoother on constant bones.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -71,6 +72,8 @@ FRICTION = 0.8
 # Logits of "in flight" and of "take S_dd" before training: flight must be learned before it is imposed.
 FLIGHT_BIAS = -4.0
 GATE_BIAS = -1.0
+# A body that flies for less rises less than 5 cm, which no lifted ankle tells from standing.
+SHORTEST_FLIGHT_S = 0.2
 # Half the distance between a small child's hip joints is ten times this.
 SHORTEST_BONE_M = 0.005
 # What a head output of 1 means.
@@ -88,6 +91,19 @@ class PhysicsPose:
     gate_BTJ: Tensor
     flight_logit_BT: Tensor
     acceleration_BTJ3: Tensor
+
+
+def called_flights(flight_logit_BT: Tensor, dt_s_B: Tensor) -> Tensor:
+    """Which frames are called in flight, (B, T) bool: where the logit is positive for SHORTEST_FLIGHT_S or longer."""
+    called = []
+    for logit_T, dt_s in zip(flight_logit_BT, dt_s_B.tolist(), strict=True):
+        num_frames = min(len(logit_T), max(1, math.ceil(SHORTEST_FLIGHT_S / dt_s - 1e-6)))
+        # What lasts: frames from which on all are in flight, and the frames that these stretches cover.
+        is_on_floor_11T = (logit_T <= 0).to(logit_T)[None, None]
+        starts = 1 - functional.max_pool1d(is_on_floor_11T, num_frames, stride=1)
+        covered = functional.max_pool1d(functional.pad(starts, (num_frames - 1,) * 2), num_frames, stride=1)
+        called.append(covered[0, 0] > 0.5)
+    return torch.stack(called)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,8 +223,9 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         joints_dd_BTJ3: S_dd, metres, absolute in the camera frame.  joints_px_BTJ2, confidence_BTJ: the detected 2D;
         a joint that is not finite counts as not seen.
         intrinsics_B33: pixels.  gravity_B3: unit, points down.  dt_s_B: seconds between frames.  is_static_B: bool;
-        where the camera moves, neither the parabola nor the conservation of momentum holds in its frame and both are
-        off. T >= 2. Computes in float32 whatever autocast says.
+        the camera stands still, or joints were brought into the view of one that does (pose/camera_motion.py). Where it
+        moves, neither the parabola nor the conservation of momentum holds in its frame and both are off. T >= 2.
+        Computes in float32 whatever autocast says.
         Raises ValueError, naming clip and frame, for S_dd that is not finite or that has a bone without length.
         """
         _check(joints_dd_BTJ3, joints_px_BTJ2, confidence_BTJ)

@@ -63,7 +63,7 @@ class PhysicsTraining(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalar losses of a batch as collate makes it: "loss" is minimised, the rest are its parts (pose_losses)."""
         with torch.no_grad():
-            joints_dd_BTJ3, gravity_B3, static_logit_B = self.lifter(
+            joints_dd_BTJ3, gravity_B3, _ = self.lifter(
                 batch["joints_px"], batch["confidence"], batch["intrinsics"], batch["fps"]
             )
         dt_s_B = 1 / batch["fps"]
@@ -74,7 +74,8 @@ class PhysicsTraining(nn.Module):
             batch["intrinsics"],
             gravity_B3,
             dt_s_B,
-            static_logit_B > 0,
+            # Known as it is where Phys-Net will stand: from the video's background.
+            batch["is_static"],
         )
         fused_BTJ3 = fuse(joints_dd_BTJ3, physics.joints_pp_BTJ3, physics.gate_BTJ)
         losses = pose_losses(physics, fused_BTJ3, batch["joints_cam_m"], batch["in_flight"], dt_s_B)

@@ -15,6 +15,7 @@ from finephys.evaluation.motion_errors import (
     acceleration_error,
     flight_calls,
     flight_f1,
+    floor_f1,
     interval,
     motion_errors,
     ratio_of,
@@ -93,9 +94,11 @@ def test_errors_put_in_are_measured() -> None:
 def test_flight_f1_and_intervals() -> None:
     _, clip = _falling_clip()
     called = np.arange(20) < 15
-    assert flight_calls(called, clip) == (15, 0, 5)
-    assert flight_f1(np.array([[15, 0, 5], [0, 5, 0]])) == pytest.approx(0.75)
-    assert np.isnan(flight_f1(np.zeros((2, 3), np.int64)))
+    assert flight_calls(called, clip) == (15, 0, 5, 0)
+    counts = np.array([[15, 0, 5, 0], [0, 5, 0, 45]])
+    assert flight_f1(counts) == pytest.approx(0.75)
+    assert floor_f1(counts) == pytest.approx(0.9)
+    assert np.isnan(flight_f1(np.zeros((2, 4), np.int64)))
     values = np.random.default_rng(0).normal(10, 1, 400)
     low, high = interval(values)
     # The standard error of the mean is 0.05.

@@ -7,7 +7,7 @@ import torch
 
 from finephys.guidance.fuse import fuse
 from finephys.physics.body import STANDARD_GRAVITY, bone_lengths, center_of_mass
-from finephys.physics.phys_net import HEADS, PhysNet, PhysNetConfig, Term
+from finephys.physics.phys_net import HEADS, PhysNet, PhysNetConfig, Term, called_flights
 from finephys.physics.trajectory import acceleration
 
 RECURSIONS = ("solve", "bidirectional", "forward")
@@ -200,3 +200,16 @@ def test_each_term_matters_and_is_taken_out(flight_clip, term):
     assert torch.equal(again, whole)
     if term == "bones":
         assert bone_lengths(without).std(1).max() > 1e-3
+
+
+def test_a_flight_lasts_long_enough_to_leave_the_floor():
+    """Runs of 5 and 6 frames at 30 a second, one at the end; at 60 a second 11 are too few."""
+    logit = -torch.ones(1, 40)
+    logit[0, 2:7] = logit[0, 20:26] = logit[0, 36:] = 1
+    called = called_flights(logit, torch.tensor([1 / 30]))[0]
+    assert called.nonzero().flatten().tolist() == list(range(20, 26))
+    both = called_flights(torch.ones(2, 11), torch.tensor([1 / 30, 1 / 60]))
+    assert both.all(1).tolist() == [True, True]
+    logit = -torch.ones(1, 40)
+    logit[0, 5:16] = 1
+    assert not called_flights(logit, torch.tensor([1 / 60])).any()
