@@ -72,8 +72,8 @@ FRICTION = 0.8
 # Logits of "in flight" and of "take S_dd" before training: flight must be learned before it is imposed.
 FLIGHT_BIAS = -4.0
 GATE_BIAS = -1.0
-# A body that flies for less rises less than 5 cm, which no lifted ankle tells from standing.
-SHORTEST_FLIGHT_S = 0.2
+# A body that flies for less rises less than 3 cm, which no lifted ankle tells from standing.
+SHORTEST_FLIGHT_S = 0.15
 # Half the distance between a small child's hip joints is ten times this.
 SHORTEST_BONE_M = 0.005
 # What a head output of 1 means.
@@ -94,15 +94,17 @@ class PhysicsPose:
 
 
 def called_flights(flight_logit_BT: Tensor, dt_s_B: Tensor) -> Tensor:
-    """Which frames are called in flight, (B, T) bool: where the logit is positive for SHORTEST_FLIGHT_S or longer."""
+    """Which frames are called in flight, (B, T) bool: where the logit is positive for SHORTEST_FLIGHT_S or longer.
+
+    What the clip's start or end cuts may have lasted longer and counts.
+    """
     called = []
     for logit_T, dt_s in zip(flight_logit_BT, dt_s_B.tolist(), strict=True):
-        num_frames = min(len(logit_T), max(1, math.ceil(SHORTEST_FLIGHT_S / dt_s - 1e-6)))
-        # What lasts: frames from which on all are in flight, and the frames that these stretches cover.
-        is_on_floor_11T = (logit_T <= 0).to(logit_T)[None, None]
+        num_frames = max(1, math.ceil(SHORTEST_FLIGHT_S / dt_s - 1e-6))
+        # Frames from which on all are in flight for so long, and then the frames that these stretches cover.
+        is_on_floor_11T = functional.pad((logit_T <= 0).to(logit_T)[None, None], (num_frames - 1,) * 2)
         starts = 1 - functional.max_pool1d(is_on_floor_11T, num_frames, stride=1)
-        covered = functional.max_pool1d(functional.pad(starts, (num_frames - 1,) * 2), num_frames, stride=1)
-        called.append(covered[0, 0] > 0.5)
+        called.append(functional.max_pool1d(starts, num_frames, stride=1)[0, 0] > 0.5)
     return torch.stack(called)
 
 
