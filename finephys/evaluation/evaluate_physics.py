@@ -99,9 +99,9 @@ def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
     estimates = [re_estimate(phys_net, lift) for lift in lifts]
     errors["S_pp"] = errors_of(lifts, [one.joints_pp_m for one in estimates])
     errors["fused"] = errors_of(lifts, [one.fused_m for one in estimates])
-    for folder in sorted(pipeline.glob(f"{PHYS_NET_FOLDER}_*")):
-        other: PhysNet = PhysNet.from_pretrained(folder, torch_dtype=torch.float32).eval()
-        errors[f"fused, {folder.name}"] = errors_of(lifts, [re_estimate(other, lift).fused_m for lift in lifts])
+    for seed in sorted(pipeline.glob(f"{PHYS_NET_FOLDER}_*")):
+        other: PhysNet = PhysNet.from_pretrained(seed, torch_dtype=torch.float32).eval()
+        errors[f"fused, {seed.name}"] = errors_of(lifts, [re_estimate(other, lift).fused_m for lift in lifts])
     errors["truth"] = errors_of(lifts, [_truth(lift.clip) for lift in lifts])
     calls_N4 = np.array([flight_calls(one.in_flight, lift.clip) for lift, one in zip(lifts, estimates)])
 
