@@ -203,7 +203,7 @@ class LiftPose:
             **row,
             "joints_px": steady.joints_px,
             "joints_dd": lifted.joints_cam_m,
-            "gravity": lifted.gravity_cam,
+            "gravity": camera.gravity(lifted.gravity_cam),
             "is_static": row["is_static"] if row["is_static"] is not None else camera.is_static,
             "body_px": row.get("truth_joints_px", pose.joints_px),
             **_camera_columns(camera),

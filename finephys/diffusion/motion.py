@@ -111,6 +111,7 @@ def motion_of_pose(
     if camera is None:
         is_still = bool(pose3d.static_probability > STATIC_PROBABILITY)
         camera = CameraMotion.still(len(pose2d.joints_px), is_known=is_still)
+    gravity_cam = camera.gravity(pose3d.gravity_cam)
     device = phys_net.device
 
     def clip_batch(array: NDArray[np.float32]) -> torch.Tensor:
@@ -123,7 +124,7 @@ def motion_of_pose(
             clip_batch(steady.joints_px),
             clip_batch(steady.confidence),
             clip_batch(middle),
-            clip_batch(pose3d.gravity_cam),
+            clip_batch(gravity_cam),
             torch.tensor([1 / fps], device=device),
             torch.tensor([camera.is_known], device=device),
         )
@@ -138,7 +139,7 @@ def motion_of_pose(
         joints_dd=pose3d.joints_cam_m,
         joints_pp=physics.joints_pp_BTJ3[0].float().cpu().numpy(),
         gate=physics.gate_BTJ[0].float().cpu().numpy(),
-        gravity_cam=pose3d.gravity_cam,
+        gravity_cam=gravity_cam,
     )
 
 

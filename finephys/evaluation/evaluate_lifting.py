@@ -91,12 +91,13 @@ def accuracy_figures(lifts: Sequence[Lift]) -> list[Figure]:
 
 def scene_figures(lifts: Sequence[Lift]) -> list[Figure]:
     """Gravity's and the root's direction, the root's depth, the camera's state, and whether the spreads are right."""
-    gravity_deg, direction_deg, depth, static_right, ratio = [], [], [], [], []
+    gravity_deg, lifted_gravity_deg, direction_deg, depth, static_right, ratio = [], [], [], [], [], []
     for one in lifts:
         pose, truth_m = one.lifted, _truth(one)
         assert one.clip.rotation is not None
         down = -one.clip.rotation[0, :, 1]
-        gravity_deg.append(angle_deg(pose.gravity_cam, down))
+        gravity_deg.append(angle_deg(one.gravity_cam, down))
+        lifted_gravity_deg.append(angle_deg(pose.gravity_cam, down))
         direction_deg.append(angle_deg(pose.root_cam_m, truth_m[:, 0]))
         depth.append(np.abs(pose.root_cam_m[:, 2] / truth_m[:, 0, 2] - 1))
         static_right.append(one.camera.is_static == bool(one.clip.is_static))
@@ -105,6 +106,7 @@ def scene_figures(lifts: Sequence[Lift]) -> list[Figure]:
             ratio.append(np.linalg.norm(error_m, axis=-1).mean() / pose.joints_spread_m.mean())
     return [
         Figure(name="gravity_median_deg", value=float(np.median(gravity_deg)), at_most=3.0),
+        Figure(name="gravity_lifter_alone_median_deg", value=float(np.median(lifted_gravity_deg))),
         Figure(name="root_direction_median_deg", value=float(np.median(np.concatenate(direction_deg)))),
         Figure(name="root_depth_median_percent", value=float(100 * np.median(np.concatenate(depth)))),
         Figure(name="camera_state_right", value=float(np.mean(static_right))),

@@ -160,7 +160,7 @@ def re_estimate(phys_net: PhysNet, lift: Lift) -> Estimate:
             batch(lift.pose.joints_px),
             batch(lift.pose.confidence),
             batch(lift.intrinsics),
-            batch(lift.lifted.gravity_cam),
+            batch(lift.gravity_cam),
             dt_s_1,
             torch.tensor([lift.camera.is_known]),
         )

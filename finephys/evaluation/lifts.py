@@ -38,6 +38,11 @@ class Lift:
         """(3,3) pixels, of the middle frame."""
         return middle_intrinsics(self.clip)
 
+    @property
+    def gravity_cam(self) -> NDArray[np.float32]:
+        """(3,) down, as the camera's panning or else the lifter says."""
+        return self.camera.gravity(self.lifted.gravity_cam)
+
 
 def lift(lifter: Lifter, found: Detection) -> Lift:
     """One clip; its camera's motion is estimated from the frames, its intrinsics in the middle frame are given."""

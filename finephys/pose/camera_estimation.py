@@ -36,6 +36,9 @@ MAX_SIDE_PX = 192
 MAX_FRAMES = 600
 # A motion that is less sure than this is no motion.
 MAX_SPREAD_DEG = 2.0
+# Surer than this of the camera's pitch, the axis of panning says where down is. Of 22 held-out cameras that move, the 8
+# that are were off by 0.02 to 0.65 degrees; between this and 1 degree one was off by 9.
+MAX_PITCH_SPREAD_DEG = 0.7
 # A camera is still where standing still explains the background this well beside its best motion, or where that motion
 # would be smaller than what it takes to see it (shares of the focal length).
 STILL_COST_RATIO = 1.5
@@ -101,19 +104,21 @@ def estimate_camera_motion(
     state = still
     for level, strides, outlier in _STAGES:
         state = problem.solve(state, level, strides, outlier)
-    spread_deg = problem.spread_deg(state)
+    spread_deg, pitch_spread_deg = problem.spreads_deg(state)
     if not np.isfinite(spread_deg).all() or spread_deg.max() > MAX_SPREAD_DEG:
         return CameraMotion.still(num_frames, is_known=False)
     cost, cost_still = problem.cost(state), problem.cost(still)
     turn = np.linalg.norm(Rotation.from_matrix(state.rotation).as_rotvec(), axis=-1).max()
     if cost_still <= STILL_COST_RATIO * cost or max(turn, np.abs(state.log_zoom).max()) < STILL_TURN:
         return CameraMotion.still(num_frames)
+    down = np.array([0.0, np.cos(state.pitch), np.sin(state.pitch)])
     return CameraMotion(
         rotation=state.rotation.astype(np.float32),
         zoom=np.exp(state.log_zoom).astype(np.float32),
         spread_deg=spread_deg.astype(np.float32),
         is_known=True,
         is_static=False,
+        gravity_cam=down.astype(np.float32) if pitch_spread_deg < MAX_PITCH_SPREAD_DEG else None,
     )
 
 
@@ -185,13 +190,14 @@ class _Problem:
                 break
         return state
 
-    def spread_deg(self, state: _State) -> FLOATS:
-        """(T,) expected error of each turn: the inverse of the normal matrix is its covariance."""
+    def spreads_deg(self, state: _State) -> tuple[FLOATS, float]:
+        """Expected errors, (T,) of the turns and of the pitch: the inverse of the normal matrix is their covariance."""
         normal, _ = self._equations(state, 0, self.pairs(_FAR), _OUTLIER)
         free = self._free()
         variance = np.zeros(len(normal))
         variance[free] = np.diag(np.linalg.inv(normal[np.ix_(free, free)]))
-        return np.asarray(np.degrees(np.sqrt(variance[:-1].reshape(-1, 4)[:, :3].sum(-1))))
+        turns = np.sqrt(variance[:-1].reshape(-1, 4)[:, :3].sum(-1))
+        return np.asarray(np.degrees(turns)), float(np.degrees(np.sqrt(variance[-1])))
 
     def _free(self) -> NDArray[np.int64]:
         """All unknowns but the middle frame's."""

@@ -26,6 +26,7 @@ class CameraMotion:
     rotation (T,3,3) float32; zoom (T,) float32, focal length over the middle frame's; spread_deg (T,) float32, expected
     error of the turn.  is_known: whether the background showed it; if not, rotation and zoom are those of a still
     camera and mechanics must not be asked of what they stabilise.  is_static: it neither turns nor zooms.
+    gravity_cam (3,) float32 unit: down, where the axis about which a level camera pans shows it; else None.
     """
 
     rotation: NDArray[np.float32]
@@ -33,6 +34,7 @@ class CameraMotion:
     spread_deg: NDArray[np.float32]
     is_known: bool
     is_static: bool
+    gravity_cam: NDArray[np.float32] | None = None
 
     @classmethod
     def still(cls, num_frames: int, *, is_known: bool = True) -> "CameraMotion":
@@ -82,6 +84,10 @@ class CameraMotion:
         middle = np.asarray(intrinsics, np.float64)
         px = turned[..., :2] / depth * middle[[0, 1], [0, 1]] + middle[:2, 2]
         return Pose2D(px.astype(np.float32), pose.confidence)
+
+    def gravity(self, lifted_cam: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Down (3,): as panning shows it, or as it was lifted."""
+        return lifted_cam if self.gravity_cam is None else self.gravity_cam
 
     def to_middle(self, joints_cam_m: NDArray[np.floating]) -> NDArray[np.float32]:
         """Joints (T,J,3), each frame's in its own camera's frame, in the middle frame's."""

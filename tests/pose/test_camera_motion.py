@@ -62,7 +62,10 @@ def of_label(name: str, *, moves: bool, zooms: bool = False) -> Clip:
 def test_a_painted_wall_gives_the_motion_away() -> None:
     time = np.linspace(-1, 1, 25)
     # On a tripod: panned about the vertical, then tilted.
-    turns = Rotation.from_euler("yx", np.stack([9 * time, 3 * np.sin(2 * time)], -1), degrees=True).as_matrix()
+    turns = Rotation.from_euler("yx", np.stack([14 * time, 3 * np.sin(2 * time)], -1), degrees=True).as_matrix()
+    # It looks down by 12 degrees in the middle.
+    tilt = Rotation.from_euler("x", 12, degrees=True).as_matrix()
+    turns = tilt @ turns @ tilt.T
     zooms = np.exp(0.12 * time)
     camera = estimate_camera_motion(panorama(turns, zooms), somebody(25), INTRINSICS, 30.0)
     assert camera.is_known
@@ -71,6 +74,10 @@ def test_a_painted_wall_gives_the_motion_away() -> None:
     turn_deg, zoom = camera_errors(camera, true)
     assert turn_deg.max() < 0.15
     assert zoom.max() < 0.01
+    # Where down is follows from what it pans about.
+    down = tilt @ [0, 1, 0]
+    assert camera.gravity_cam is not None
+    assert np.degrees(np.arccos(camera.gravity(np.float32([0, 0, 1])) @ down)) < 0.7
     # The error is about what it says.
     assert turn_deg.mean() < 3 * camera.spread_deg.max()
 
