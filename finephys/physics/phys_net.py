@@ -349,6 +349,9 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 x = filter_both_ways(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
             else:
                 x = filter_forward(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
+            return fly(x)
+
+        def fly(x: Tensor) -> Tensor:
             return impose_flight(body, x, flight_BT, seen.gravity_B3, dt_s_B, path_stiffness_B, turn_stiffness_B)
 
         x_BTP3 = follow_dynamics(points_of(joints_dd_BTJ3))
@@ -360,7 +363,8 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         x_BTP3 = smooth(x_BTP3 - center_BT13, dt_s_B, LAST_SMOOTHING_S)
         if "bones" not in self.without:
             x_BTP3 = on_body(x_BTP3, bones_B[:, None])
-        return x_BTP3 - center_of_mass(body, x_BTP3)[:, :, None] + center_BT13
+        # What that did to the momentum in flight is undone by moving bodies as a whole, which bones survive.
+        return fly(x_BTP3 - center_of_mass(body, x_BTP3)[:, :, None] + center_BT13)
 
 
 def _moved_directly(seen: _Observed, joints_dd_BTJ3: Tensor, head: dict[str, Tensor]) -> PhysicsPose:
