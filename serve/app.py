@@ -9,6 +9,7 @@ its batch first. What is killed loses nothing: the journal (serve/journal.py) ha
 
 import asyncio
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,13 @@ def app(settings: Settings) -> Application:
     return Ingress.bind(plain, workers)
 
 
-@serve.deployment(name="Worker", max_ongoing_requests=1, health_check_period_s=5, health_check_timeout_s=30)
+# A second batch waits in the replica: Serve's router is not told that one is free, and looks again after up to 0.5 s.
+@serve.deployment(name="Worker", max_ongoing_requests=2, health_check_period_s=5, health_check_timeout_s=30)
 class Generator:
     """One pipeline in a process of its own."""
 
     def __init__(self, plain: dict[str, Any]) -> None:
+        self._working = threading.Lock()
         settings = Settings(**plain)
         # Nothing may be looked up on a model hub: the pipeline folder is all there is.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -71,7 +74,15 @@ class Generator:
 
     async def run(self, batch: Batch) -> int:
         """Do a batch; an empty one is answered by whoever has loaded its weights. Beside this, health is answered."""
-        return await asyncio.to_thread(self.worker.run, batch)
+        return await asyncio.to_thread(self._run, batch)
+
+    def _run(self, batch: Batch) -> int:
+        with self._working:
+            return self.worker.run(batch)
+
+    async def __del__(self) -> None:
+        """Serve waits for this before it ends a replica: what is in hand is finished, whether anybody waits or not."""
+        await asyncio.to_thread(self._working.acquire)
 
 
 @serve.deployment(name="Ingress", num_replicas=1, max_ongoing_requests=200, ray_actor_options={"num_cpus": 0.1})

@@ -7,8 +7,10 @@ Every process that serves the API has one. Two of them may hand out the same job
 """
 
 import asyncio
+import contextlib
 import json
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -24,6 +26,8 @@ log = logging.getLogger("finephys.serve")
 Batch = list[tuple[str, int]]
 # After a batch came back with an error, and after workers could not be reached.
 _PAUSE_S = 0.5
+# Between two looks into the journal, however often something is new: a look reads names of all open jobs.
+_REST_S = 0.05
 
 
 class Dispatcher:
@@ -39,6 +43,9 @@ class Dispatcher:
         self.is_ready = False
         self._poke = asyncio.Event()
         self._out: dict[asyncio.Task[None], Batch] = {}
+        # What the last look found, less what was handed out since, and when that was.
+        self._free: list[Job] = []
+        self._looked_at = -math.inf
 
     def poke(self) -> None:
         """There may be something new."""
@@ -54,10 +61,9 @@ class Dispatcher:
                     await self._hand_out()
                 except OSError:
                     log.exception("the journal cannot be read")
-                try:
+                    await asyncio.sleep(_PAUSE_S)
+                with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._poke.wait(), self.settings.poll_seconds)
-                except TimeoutError:
-                    continue
         finally:
             # Workers go on with what they have; whoever comes next finds the results.
             for task in (starting, *self._out):
@@ -75,19 +81,32 @@ class Dispatcher:
         self.metrics.set("ready", 1)
 
     async def _hand_out(self) -> None:
-        jobs, free = await asyncio.to_thread(self.journal.waiting)
-        self.metrics.set("queue_jobs", len(jobs))
-        self.metrics.set("oldest_job_seconds", time.time() - jobs[0].created_at if jobs else 0.0)
+        age_s = time.monotonic() - self._looked_at
         # One more for each worker than it can do at a time, so that none waits for this process.
         room = 2 * self.settings.max_workers - len(self._out)
-        out = {job_id for batch in self._out.values() for job_id, _ in batch}
-        free = [job for job in free if job.id not in out]
-        num_shared = -(-len(free) // self.settings.max_workers)
-        for batch in batches(free, min(self.settings.max_batch, max(1, num_shared)))[: max(0, room)]:
+        if age_s >= self.settings.poll_seconds or (room > 0 and not self._free):
+            await asyncio.sleep(_REST_S - age_s)
+            await self._look()
+        num_shared = -(-len(self._free) // self.settings.max_workers)
+        limit = min(self.settings.batch_limit, max(1, num_shared))
+        for batch in batches(self._free, limit)[: max(0, room)]:
             task = asyncio.create_task(self._send(batch))
             self._out[task] = batch
             task.add_done_callback(self._came_back)
+        given = self._given()
+        self._free = [job for job in self._free if job.id not in given]
         self.metrics.set("batches_out", len(self._out))
+
+    async def _look(self) -> None:
+        jobs, free = await asyncio.to_thread(self.journal.waiting)
+        self._looked_at = time.monotonic()
+        self.metrics.set("queue_jobs", len(jobs))
+        self.metrics.set("oldest_job_seconds", time.time() - jobs[0].created_at if jobs else 0.0)
+        given = self._given()
+        self._free = [job for job in free if job.id not in given]
+
+    def _given(self) -> set[str]:
+        return {job_id for batch in self._out.values() for job_id, _ in batch}
 
     async def _send(self, batch: Batch) -> None:
         try:

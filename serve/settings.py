@@ -45,13 +45,15 @@ class Settings(BaseModel):
     # Workers: none while nobody asks, then one for each batch that waits.
     min_workers: int = Field(0, ge=0)
     max_workers: int = Field(2, ge=1)
-    cpus_per_worker: float = Field(1.0, gt=0)
+    # Nine tenths leave room on a machine for the process that answers.
+    cpus_per_worker: float = Field(0.9, gt=0)
     gpus_per_worker: float = Field(0.0, ge=0)
     # Seconds without work until a worker is stopped, and that one that is told to stop has for the batch in hand.
     idle_seconds: float = Field(60.0, gt=0)
     drain_seconds: float = Field(600.0, gt=0)
-    # Jobs of one motion and one set of settings that are generated together.
-    max_batch: int = Field(4, ge=1)
+    # Jobs of one motion and one set of settings that are generated together. None: one on a CPU, where a clip in a
+    # batch of four takes 1.37 times as long as alone (`jobs/benchmark.py generate`); four on a GPU.
+    max_batch: int | None = Field(None, ge=1)
     # A worker that gives no sign of life for so long has lost its jobs to the next.
     lease_seconds: float = Field(15.0, gt=0)
     # Attempts at a job, each of which took its worker down or broke.
@@ -70,6 +72,11 @@ class Settings(BaseModel):
     max_upload_seconds: float = Field(20.0, gt=0)
     # Serve anybody, without tokens, on an address that others can reach.
     open_to_anybody: bool = False
+
+    @property
+    def batch_limit(self) -> int:
+        """max_batch, decided."""
+        return self.max_batch or (1 if self.device == "cpu" else 4)
 
 
 @dataclass(frozen=True, kw_only=True)

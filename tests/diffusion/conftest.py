@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from finephys.benchmarks.tiny import IMAGE_SIDE, LATENT_SIDE, tiny_config
 from finephys.diffusion.denoiser import DenoiserConfig
-from finephys.diffusion.text import TextConfig
-from finephys.diffusion.unet import UNetConfig
-from finephys.guidance.encoder import GuidanceEncoderConfig
 
-# Half the demo's widths and 16x16 latents: every kind of block, a fraction of the time.
-WIDTHS = (16, 32, 32)
-IMAGE_SIDE, LATENT_SIDE = 64, 16
+__all__ = ["IMAGE_SIDE"]
 
 
 @pytest.fixture(autouse=True)
@@ -28,11 +24,7 @@ def one_thread():
 
 @pytest.fixture(scope="session")
 def config() -> DenoiserConfig:
-    return DenoiserConfig(
-        unet=UNetConfig(sample_size=LATENT_SIDE, block_out_channels=WIDTHS, cross_attention_dim=32),
-        guidance=GuidanceEncoderConfig(conv_in_channels=8, block_out_channels=WIDTHS, hidden_channels=(16, 16, 16)),
-        text=TextConfig(max_length=24, hidden_size=32, intermediate_size=32),
-    )
+    return tiny_config()
 
 
 @pytest.fixture

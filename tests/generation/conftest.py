@@ -1,22 +1,15 @@
 """A pipeline of real parts small enough to generate a clip in a fraction of a second, and clips to drive it."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
+from finephys.benchmarks.tiny import IMAGE_SIDE, write_tiny_pipeline
 from finephys.data.clips import Clip, write_shard
 from finephys.data.video import encode_video
-from finephys.diffusion.denoiser import DenoiserConfig, build_denoiser
-from finephys.diffusion.pipeline import FinePhysPipeline
-from finephys.diffusion.text import TextConfig
-from finephys.diffusion.unet import UNetConfig
-from finephys.diffusion.vae import VAEConfig, build_vae
-from finephys.guidance.encoder import GuidanceEncoderConfig
-from finephys.pose.rtmpose import RTMPose, RTMPoseConfig
-from tests.diffusion.conftest import IMAGE_SIDE, INTRINSICS, LATENT_SIDE, WIDTHS, standing
+from tests.diffusion.conftest import INTRINSICS, standing
 
 NUM_CLIPS = 7
 NUM_FRAMES = 20
@@ -26,24 +19,7 @@ NUM_FRAMES = 20
 def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved pipeline folder; its UNet is untrained, so its videos are noise that follows from the seed."""
     folder = tmp_path_factory.mktemp("tiny") / "pipeline"
-    torch.manual_seed(0)
-    denoiser = build_denoiser(
-        DenoiserConfig(
-            unet=UNetConfig(sample_size=LATENT_SIDE, block_out_channels=WIDTHS, cross_attention_dim=32),
-            guidance=GuidanceEncoderConfig(conv_in_channels=8, block_out_channels=WIDTHS, hidden_channels=(16, 16, 16)),
-            text=TextConfig(max_length=24, hidden_size=32, intermediate_size=32),
-        ),
-        None,
-    )
-    FinePhysPipeline(
-        vae=build_vae(VAEConfig(block_out_channels=(8, 16), sample_size=IMAGE_SIDE)),
-        text_encoder=denoiser.text_encoder,
-        tokenizer=denoiser.tokenizer,
-        unet=denoiser.unet,
-        scheduler=denoiser.scheduler,
-        guidance_encoder=denoiser.guidance_encoder,
-        pose_estimator=RTMPose(**asdict(RTMPoseConfig())),
-    ).save_pretrained(folder)
+    write_tiny_pipeline(folder)
     return folder
 
 

@@ -1,0 +1,173 @@
+"""A service on this machine with a Ray of its own: `serve run`, its HTTP, and its processes to kill.
+
+Path:    settings -> `serve run` -> http://127.0.0.1:PORT
+Units:   second
+
+The service is code that finephys/ does not import (style.md 1); it is started as a person starts it.
+"""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+ROOT = Path(__file__).parents[2]
+_TOKENS_VARIABLE = "FINEPHYS_SERVE_TOKENS"
+# As Ray calls them: the process that answers HTTP for Serve, the one that keeps replicas alive, the replicas.
+PROXY, CONTROLLER = "ray::ProxyActor", "ray::ServeController"
+WORKER, INGRESS = "ray::ServeReplica:finephys:Worker", "ray::ServeReplica:finephys:Ingress"
+
+
+class LocalService:
+    """`serve run` in a process of its own, which `start` may be told again after `kill`."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], token_of_client: dict[str, str]) -> None:
+        """folder: for its configuration and log.  settings: serve/settings.py."""
+        self.folder = folder
+        self.tokens = token_of_client
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        application = {"name": "finephys", "route_prefix": "/", "import_path": "serve.app:app", "args": settings}
+        config = {
+            "proxy_location": "HeadOnly",
+            "http_options": {"host": "127.0.0.1", "port": self.port},
+            "applications": [application],
+        }
+        (folder / "service.yaml").write_text(yaml.safe_dump(config))
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Without a path."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it; `wait_until_ready` when it is wanted."""
+        environment = {
+            **os.environ,
+            # A Ray of its own, whatever else runs here.
+            "RAY_ADDRESS": "local",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            _TOKENS_VARIABLE: ",".join(f"{client}:{token}" for client, token in self.tokens.items()),
+        }
+        command = [str(Path(sys.executable).with_name("serve")), "run", str(self.folder / "service.yaml")]
+        with open(self.folder / "service.log", "ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                # A shell may have told us to ignore Ctrl-C, which `stop` sends.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            )
+
+    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+        """Until /readyz says so. Raises TimeoutError with the end of the log."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            try:
+                if Client(self, None).call("GET", "/readyz")[0] == 200:
+                    return
+            except OSError:
+                pass
+            time.sleep(0.1)
+        raise TimeoutError(f"not ready in {timeout_s:g} s:\n{self.log()[-3000:]}")
+
+    def log(self) -> str:
+        """What it wrote so far."""
+        return (self.folder / "service.log").read_text(errors="replace")
+
+    def processes(self, kind: str = "") -> list[psutil.Process]:
+        """Its processes, Ray's among them, whose command begins with `kind`."""
+        if self._process is None:
+            return []
+        try:
+            family = psutil.Process(self._process.pid)
+            found = [family, *family.children(recursive=True)]
+            return [one for one in found if _command(one).startswith(kind)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def stop(self) -> None:
+        """As Ctrl-C does; what is left after half a minute is killed."""
+        if self._process is None:
+            return
+        family = self.processes()
+        self._process.send_signal(signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(30)
+        _kill(family)
+        self._process = None
+
+    def kill(self) -> None:
+        """The whole machine at once: the head, its workers, `serve run` itself."""
+        _kill(self.processes())
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+
+@contextmanager
+def running(service: LocalService) -> Iterator[LocalService]:
+    """The service, ready, and stopped at the end."""
+    service.start()
+    try:
+        service.wait_until_ready()
+        yield service
+    finally:
+        service.stop()
+
+
+class Client:
+    """One connection that stays open, of one client (None: without a token)."""
+
+    def __init__(self, service: LocalService, client: str | None) -> None:
+        self.service = service
+        self.headers = {} if client is None else {"Authorization": f"Bearer {service.tokens[client]}"}
+        self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+
+    def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """Status, and the answer's JSON (its bytes where it is none). Raises OSError where nobody answers."""
+        headers = dict(self.headers)
+        content = None
+        if body is not None:
+            content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        try:
+            self._connection.request(method, path, content, headers)
+            answer = self._connection.getresponse()
+            text = answer.read()
+        except (http.client.HTTPException, OSError) as error:
+            self._connection.close()
+            raise OSError(f"{method} {path}: {error!r}") from error
+        is_json = answer.headers.get_content_type() == "application/json"
+        return answer.status, json.loads(text) if is_json else text
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
+
+
+def _kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(processes, timeout=10)
