@@ -23,7 +23,7 @@ from finephys.data.storage import check_writable
 from finephys.generation.driving import choose_clips, clip_of_video, clips_by_id, read_clips
 from finephys.generation.manifest import CLIPS_FOLDER, is_done, publish, read_manifest
 from finephys.generation.requests import GenerationRequest, OutputFormat, ReferenceName, pipeline_sha256, sha256_of
-from finephys.generation.table import index_driving, read_table, recipe_table
+from finephys.generation.table import NO_DRIVING, index_driving, read_table, recipe_table, staged_table
 from finephys.gymnast.motions import motion_name, prompt_for
 
 # Nothing may be looked up on a model hub: the pipeline folder is all there is.
@@ -273,6 +273,10 @@ class DatasetConfig:
     classes: tuple[str, ...] = ()
     # Driving clips of each class ...
     clips_per_class: int = 4
+    # ... or, instead of driving clips, so many performers (bodies, and how well they do it) whose elements are
+    # choreographed anew, each seen by so many cameras ...
+    performers: int = 0
+    cameras: int = 1
     # ... looks (leotard, skin, hair, arena, as prompts) of each clip ...
     looks_per_clip: int = 1
     # ... and seeds of each look.
@@ -297,6 +301,8 @@ class DatasetConfig:
     reference: ReferenceName = "none"
     # Quality gate: make a clip anew, with the next seed, if fewer guidance joints than this share are found in it.
     min_pck: float | None = None
+    # Likewise if its joints jump about the guidance, from frame to frame, by more than this share of the body's box.
+    max_jump: float | None = None
     # Seeds that the gate may try before the clip counts as failed.
     max_seeds: int = 3
     # Actors, each with a pipeline of its own; as many as there is room and work for.
@@ -315,32 +321,44 @@ class DatasetConfig:
     max_failed_share: float = 0.05
 
     def __post_init__(self) -> None:
-        counts = ("clips_per_class", "looks_per_clip", "seeds_per_look", "clips_per_shard", "num_frames")
+        counts = ("clips_per_class", "cameras", "looks_per_clip", "seeds_per_look", "clips_per_shard", "num_frames")
         for name in (*counts, "num_inference_steps", "max_seeds", "min_actors", "threads", "max_attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
-        for name in ("guidance_scale", "pose_guidance_scale", "gpus_per_actor", "seed"):
+        for name in ("guidance_scale", "pose_guidance_scale", "gpus_per_actor", "seed", "performers"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted a number from 0 on")
         if self.max_actors < self.min_actors:
             raise ValueError(f"max_actors is {self.max_actors} and min_actors {self.min_actors}, wanted max >= min")
-        for name in ("max_failed_share", "min_pck"):
+        for name in ("max_failed_share", "min_pck", "max_jump"):
             if getattr(self, name) is not None and not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to 1")
         for name in ("stall_minutes", "cpus_per_actor"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted a positive number")
-        if self.requests is not None and self.classes:
-            raise ValueError("both --requests and --classes are given, wanted one of them")
+        if self.requests is not None and (self.classes or self.performers):
+            given = "--classes" if self.classes else "--performers"
+            raise ValueError(f"both --requests and {given} are given, wanted one of them")
+        if self.performers and self.reference == "first":
+            raise ValueError("reference is 'first' with --performers, whose clips have no picture; wanted 'none'")
 
 
 def dataset(config: DatasetConfig) -> None:
     """Generate what the table or the recipe asks for."""
     check_pipeline(config.pipeline)
     check_writable(config.output)
-    driving = index_driving(config.data)
+    driving = NO_DRIVING if config.performers else index_driving(config.data)
     if config.requests is not None:
         rows = read_table(config.requests, driving)
+    elif config.performers:
+        rows = staged_table(
+            classes=config.classes,
+            performers=config.performers,
+            cameras=config.cameras,
+            looks_per_clip=config.looks_per_clip,
+            seeds_per_look=config.seeds_per_look,
+            seed=config.seed,
+        )
     else:
         rows = recipe_table(
             driving,
@@ -364,7 +382,7 @@ def dataset(config: DatasetConfig) -> None:
     tasks = batch.plan_tasks(rows, settings, sha256_of("\n".join(sorted(driving.shard)).encode()))
     batch.claim_output(config.output, tasks, settings)
     num_clips, failures = batch.generate_dataset(tasks, driving, settings, config.output)
-    page = write_gallery(config.output)
+    page = write_gallery(config.output, config.pipeline)
     print(f"done: {num_clips} of {len(tasks)} clips in {config.output}; open {page}")
     if len(failures) > config.max_failed_share * len(tasks):
         print(
@@ -399,6 +417,7 @@ if __name__ == "__main__":
             '--prompt "A gymnast with dark skin and black hair in a red leotard jumps." --video jump.mp4 --seed 1',
             "--pipeline outputs/train/pipeline --clip CLIP_ID --num-samples 3",
             "dataset --classes cartwheel jump --clips-per-class 10 --looks-per-clip 5 --output outputs/dataset",
+            "dataset --performers 20 --cameras 3 --looks-per-clip 2 --output outputs/staged",
             "dataset --requests requests.csv --min-pck 0.6 --output s3://bucket/dataset",
         ),
     )

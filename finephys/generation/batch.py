@@ -7,13 +7,15 @@ OUTPUT/plan.json       what the output is of: hashes of the table and of the set
 OUTPUT/parts/          one file a clip that is done, until its shard is; its name is the clip's id
 OUTPUT/attempts/       one file an attempt begun: a clip that takes its actor down too often is given up
 OUTPUT/failed/         one file a clip that was given up, with the reason
-OUTPUT/shard-*.parquet OUTPUT/clips/*.mp4      the result, a shard for so many rows of the table, in its order
+OUTPUT/shard-*.parquet the result, a shard for so many rows of the table, in its order; or
+OUTPUT/clips/*.mp4     each with an .npz of the same name: joints, camera and contacts as the clip record has them
 OUTPUT/manifest.jsonl  one line a clip;  OUTPUT/failures.jsonl  one line a clip that failed
 
 A clip's id, seed and bytes follow from its row, the settings and the pipeline's files. Files are published whole, so
 what is there is done, and a clip that is made twice after a kill overwrites itself with the same bytes (on CPU).
 """
 
+import io
 import json
 import os
 import queue
@@ -25,14 +27,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 from tqdm import tqdm
 
 from finephys.data import storage
-from finephys.data.clips import CLIP_SCHEMA, Clip, write_table
+from finephys.data.clips import CLIP_SCHEMA, FRAME_SHAPES, Clip, write_table
 from finephys.generation.requests import GenerationRequest, OutputFormat, ReferenceName, sha256_of
+from finephys.generation.staging import Staging, staged_clip
 from finephys.generation.table import DrivingIndex, TableRow, read_driving_clip
 
 PLAN_NAME, MANIFEST_NAME, FAILURES_NAME = "plan.json", "manifest.jsonl", "failures.jsonl"
@@ -51,6 +55,8 @@ class BatchSettings:
     reference: ReferenceName
     # A clip in which fewer guidance joints than this are found again is made anew with the next seed; None: no gate.
     min_pck: float | None
+    # Likewise one whose joints, found again, jump about the guidance by more than this share of the box; None: no gate.
+    max_jump: float | None
     # Seeds that the gate may try for a clip.
     max_seeds: int
     format: OutputFormat
@@ -73,6 +79,7 @@ class Task:
 
     clip_id: str
     request: GenerationRequest
+    row: TableRow
 
 
 def plan_tasks(rows: Sequence[TableRow], settings: BatchSettings, driving_sha256: str) -> list[Task]:
@@ -89,16 +96,18 @@ def plan_tasks(rows: Sequence[TableRow], settings: BatchSettings, driving_sha256
             guidance_scale=settings.guidance_scale,
             pose_guidance_scale=settings.pose_guidance_scale,
             reference=settings.reference,
-            driving_sha256=driving_sha256,
+            driving_sha256=driving_sha256 if row.staging is None else sha256_of(_json(row).encode()),
             pipeline_sha256=settings.pipeline_sha256,
         )
-        tasks.append(Task(clip_id=f"{request.folder_name.removesuffix('-0')}-{request.sha256[:12]}", request=request))
+        clip_id = f"{request.folder_name.removesuffix('-0')}-{request.sha256[:12]}"
+        tasks.append(Task(clip_id=clip_id, request=request, row=row))
     return tasks
 
 
 def claim_output(output: str, tasks: Sequence[Task], settings: BatchSettings) -> None:
     """Write OUTPUT/plan.json. Raises ValueError where the output belongs to another table, pipeline or settings."""
-    shared = {name: getattr(settings, name) for name in ("min_pck", "max_seeds", "format", "clips_per_shard")}
+    names = ("min_pck", "max_jump", "max_seeds", "format", "clips_per_shard")
+    shared = {name: getattr(settings, name) for name in names}
     plan = {
         "clips": len(tasks),
         "tasks_sha256": sha256_of("\n".join(task.clip_id for task in tasks).encode()),
@@ -165,7 +174,9 @@ def _outcomes(
         {
             "clip_id": task.clip_id,
             "request": json.dumps(asdict(task.request)),
-            "shard": driving.shard[task.request.clip_id],
+            "row": _json(task.row),
+            # Empty where the motion is choreographed.
+            "shard": "" if task.row.staging is not None else driving.shard[task.request.clip_id],
         }
         for task in pending
     ]
@@ -217,7 +228,7 @@ class GenerateClip:
         try:
             if num_attempts > self.settings.max_attempts:
                 raise ValueError(f"its process died {num_attempts - 1} times")
-            entry, record = self._attempt(clip_id, GenerationRequest(**json.loads(row["request"])), row["shard"])
+            entry, record = self._attempt(clip_id, GenerationRequest(**json.loads(row["request"])), _driving_clip(row))
         except ValueError as error:
             failure = {"clip_id": clip_id, "error": str(error)}
             storage.write_bytes(storage.join(self.output, "failed", f"{clip_id}.json"), json.dumps(failure).encode())
@@ -225,23 +236,29 @@ class GenerateClip:
         storage.write_bytes(part, _part_bytes(record, entry))
         return {"clip_id": clip_id, "error": None}
 
-    def _attempt(self, clip_id: str, request: GenerationRequest, shard: str) -> tuple[dict[str, Any], Clip]:
-        from finephys.generation.record import generate_record, guidance_pck
+    def _attempt(self, clip_id: str, request: GenerationRequest, clip: Clip) -> tuple[dict[str, Any], Clip]:
+        from finephys.generation.record import found_again, generate_record
 
-        only = DrivingIndex(shard={request.clip_id: shard}, split={}, label_name={}, prompt={})
-        clip = Clip.from_row(read_driving_clip(only, request.clip_id))
         for sample in range(self.settings.max_seeds):
             sampled = replace(request, sample=sample)
             record = generate_record(self.pipeline, clip, sampled, clip_id)
             entry: dict[str, Any] = {"clip_id": clip_id, "request": asdict(sampled), "request_sha256": sampled.sha256}
-            if self.settings.min_pck is None:
+            if self.settings.min_pck is None and self.settings.max_jump is None:
                 return entry, record
-            found = guidance_pck(self.pipeline, record)
-            if found >= self.settings.min_pck:
-                return {**entry, "pck_0.1_box": round(found, 4)}, record
-        raise ValueError(
-            f"PCK {found:.3f} of the last of {self.settings.max_seeds} seeds is below min_pck {self.settings.min_pck}"
-        )
+            found = found_again(self.pipeline, record.video, record.joints_px)
+            refusal = self._refusal(found)
+            if refusal is None:
+                return {**entry, **found}, record
+        raise ValueError(f"{refusal} in the last of {self.settings.max_seeds} seeds")
+
+    def _refusal(self, found: dict[str, float]) -> str | None:
+        """Why a clip in which this was found does not pass the gate."""
+        pck, jump = found["pck_0.1_box"], found["jump_of_box"]
+        if self.settings.min_pck is not None and pck < self.settings.min_pck:
+            return f"PCK {pck:.3f} is below min_pck {self.settings.min_pck}"
+        if self.settings.max_jump is not None and jump > self.settings.max_jump:
+            return f"jump {jump:.3f} is above max_jump {self.settings.max_jump}"
+        return None
 
     def _begin_attempt(self, clip_id: str) -> int:
         """Count an attempt before it starts: one that kills this process is then known."""
@@ -292,7 +309,7 @@ def _complain(minutes: float) -> None:
 
 
 def _publish_chunk(number: int, tasks: Sequence[Task], settings: BatchSettings, output: str) -> None:
-    """Join a chunk's parts into its shard (or its mp4 files and records), mark it done, and drop the parts."""
+    """Join a chunk's parts into its shard (or its mp4 files and ground truth), mark it done, and drop the parts."""
     parts = [
         (task, storage.join(output, "parts", f"{task.clip_id}.parquet"))
         for task in tasks
@@ -304,7 +321,11 @@ def _publish_chunk(number: int, tasks: Sequence[Task], settings: BatchSettings, 
     if settings.format == "mp4":
         for table in tables:
             (row,) = table.to_pylist()
-            storage.write_bytes(storage.join(output, "clips", f"{row['clip_id']}.mp4"), row["video"])
+            truth = io.BytesIO()
+            record = Clip.from_row(row)
+            np.savez(truth, **{name: value for name in FRAME_SHAPES if (value := getattr(record, name)) is not None})
+            storage.write_bytes(storage.join(output, "clips", f"{record.clip_id}.npz"), truth.getvalue())
+            storage.write_bytes(storage.join(output, "clips", f"{record.clip_id}.mp4"), record.video)
     elif tables:
         sink = pa.BufferOutputStream()
         records = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
@@ -346,6 +367,27 @@ def _part_bytes(record: Clip, entry: dict[str, Any]) -> bytes:
     sink = pa.BufferOutputStream()
     write_table(table, sink)
     return bytes(sink.getvalue().to_pybytes())
+
+
+def _json(row: TableRow) -> str:
+    return json.dumps(asdict(row), sort_keys=True)
+
+
+def _driving_clip(row: dict[str, Any]) -> Clip:
+    """The motion that an item asks for: read from its shard, or choreographed."""
+    request, asked = json.loads(row["request"]), json.loads(row["row"])
+    if asked["staging"] is None:
+        only = DrivingIndex(shard={request["clip_id"]: row["shard"]}, split={}, label_name={}, prompt={})
+        return Clip.from_row(read_driving_clip(only, request["clip_id"]))
+    # Bodies and elements that no training saw do not come of this: it is all one split.
+    return staged_clip(
+        Staging(**asked["staging"]), clip_id=request["clip_id"], split="train", prompt=request["prompt"],
+        performer=asked["performer"], side=_STAGED_SIDE,
+    )  # fmt: skip
+
+
+# Pixels of the picture that a choreographed element is staged for; the pipeline scales it to its own.
+_STAGED_SIDE = 256
 
 
 def _chunk_name(number: int) -> str:

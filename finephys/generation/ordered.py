@@ -47,7 +47,7 @@ def generate_orders(
     if first.staging is not None:
         staged = stage(first.staging, first.height, first.width)
         motion: dict[str, Any] = {
-            "joints_cam_m": staged.joints_cam_m, "intrinsics": staged.intrinsics, "fps": staged.fps,
+            "joints_cam_m": staged.joints_cam_m, "intrinsics": staged.camera.intrinsics, "fps": staged.fps,
         }  # fmt: skip
         motion_name = f"fx{first.staging.label:02d}"
     else:

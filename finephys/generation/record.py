@@ -63,13 +63,23 @@ def generate_record(pipeline: FinePhysPipeline, clip: Clip, request: GenerationR
     return _record(clip, request, clip_id, output)
 
 
-def guidance_pck(pipeline: FinePhysPipeline, record: Clip) -> float:
-    """Share of the guidance's joints that the detector finds in the generated clip, to within a tenth of the box."""
+def found_again(pipeline: FinePhysPipeline, video: bytes, joints_px: NDArray[np.float32] | None) -> dict[str, float]:
+    """How the joints that the detector finds in a generated mp4 compare with the guidance (F,17,2).
+
+    pck_0.1_box: share of them within a tenth of the body's box.  jump_of_box: mean second difference in time of the
+    distance between the two, as a share of the box's diagonal: a motion that jumps where the guidance does not.
+    """
     if pipeline.pose_estimator is None:
         raise ValueError("the pipeline has no pose_estimator, which the quality gate needs")
-    assert record.joints_px is not None
-    found = pipeline.pose_estimator.estimate(decode_video(record.video).frames_THWC)
-    return pck(found.joints_px, record.joints_px, PCK_SHARE)
+    assert joints_px is not None
+    found = pipeline.pose_estimator.estimate(decode_video(video).frames_THWC).joints_px
+    box_px = np.linalg.norm(np.ptp(joints_px, axis=1), axis=-1)
+    off_box = (found - joints_px) / box_px[:, None, None]
+    jump = np.linalg.norm(np.diff(off_box, n=2, axis=0), axis=-1).mean() if len(found) > 2 else 0.0
+    return {
+        "pck_0.1_box": round(pck(found, joints_px, PCK_SHARE), 4),
+        "jump_of_box": round(float(jump), 4),
+    }
 
 
 def _record(clip: Clip, request: GenerationRequest, clip_id: str, output: FinePhysPipelineOutput) -> Clip:

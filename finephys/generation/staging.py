@@ -11,14 +11,15 @@ import functools
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from finephys.data.clips import Clip
 from finephys.data.gym99 import GYM99_FLOOR, floor_class
 from finephys.gymnast.body_model import HEIGHT_RANGE_M
-from finephys.gymnast.cameras import aim_camera, to_camera, to_pixels
+from finephys.gymnast.cameras import Camera, aim_camera, to_camera, to_pixels
 from finephys.gymnast.choreography import FPS, choreograph
 
 # As the demo clips (finephys/gymnast/demo.py): longer performances lose their beginning.
@@ -68,12 +69,15 @@ class Staging:
 
 @dataclass(frozen=True, kw_only=True)
 class Staged:
-    """joints_cam_m (T,17,3), joints_px (T,17,2), intrinsics (3,3) for a picture of the size that was asked for."""
+    """joints_cam_m (T,17,3), joints_px (T,17,2), camera (intrinsics for a picture of the size that was asked for),
+    in_flight (T,), feet_in_contact (T,2): right, left."""
 
     joints_cam_m: NDArray[np.float32]
     joints_px: NDArray[np.float32]
-    intrinsics: NDArray[np.float64]
+    camera: Camera
     fps: float
+    in_flight: NDArray[np.bool_]
+    feet_in_contact: NDArray[np.bool_]
 
 
 # Choreography takes longer than a small model does.
@@ -101,8 +105,44 @@ def stage(staging: Staging, height: int, width: int) -> Staged:
     return Staged(
         joints_cam_m=to_camera(joints_m, camera).astype(np.float32),
         joints_px=(to_pixels(joints_m, camera) + margin_px).astype(np.float32),
-        intrinsics=intrinsics,
+        camera=replace(camera, intrinsics=intrinsics),
         fps=FPS,
+        in_flight=performed.in_flight,
+        feet_in_contact=performed.feet_in_contact,
+    )
+
+
+def staged_clip(staging: Staging, *, clip_id: str, split: str, prompt: str, performer: str, side: int) -> Clip:
+    """The same as a driving clip with ground truth and without a video, in a picture of side x side pixels."""
+    staged = stage(staging, side, side)
+    known, num_frames = GYM99_FLOOR[staging.label], len(staged.joints_px)
+    is_inside = np.all((staged.joints_px >= 0) & (staged.joints_px <= side), axis=-1)
+
+    def every_frame(value: NDArray[np.float64]) -> NDArray[np.float32]:
+        return np.repeat(value[None].astype(np.float32), num_frames, axis=0)
+
+    return Clip(
+        clip_id=clip_id,
+        split=split,
+        subset=known.subset,
+        label=known.label,
+        label_name=known.name,
+        prompt=prompt,
+        video=b"",
+        fps=staged.fps,
+        num_frames=num_frames,
+        height=side,
+        width=side,
+        performer=performer,
+        joints_px=staged.joints_px,
+        joints_confidence=is_inside.astype(np.float32),
+        joints_cam_m=staged.joints_cam_m,
+        intrinsics=every_frame(staged.camera.intrinsics),
+        rotation=every_frame(staged.camera.rotation),
+        translation=every_frame(staged.camera.translation),
+        is_static=True,
+        in_flight=staged.in_flight,
+        feet_in_contact=staged.feet_in_contact,
     )
 
 

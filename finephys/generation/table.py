@@ -21,18 +21,23 @@ import pyarrow.parquet as pq
 
 from finephys.data import storage
 from finephys.data.clips import check_schema
-from finephys.gymnast.motions import ARENAS, performers, prompt_for
+from finephys.data.gym99 import GYM99_FLOOR
+from finephys.generation.staging import PITCH_RANGE_DEG, Staging, label_of
+from finephys.gymnast import motions
+from finephys.gymnast.body_model import HEIGHT_RANGE_M
 
 COLUMNS = ("clip", "prompt", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One clip to generate."""
+    """One clip to generate. staging: what is choreographed where `clip` is no driving clip;  performer: by whom."""
 
     clip: str
     prompt: str
     seed: int
+    staging: Staging | None = None
+    performer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,10 @@ class DrivingIndex:
     split: dict[str, str]
     label_name: dict[str, str]
     prompt: dict[str, str]
+
+
+# For recipes that choreograph.
+NO_DRIVING = DrivingIndex(shard={}, split={}, label_name={}, prompt={})
 
 
 def index_driving(data: str) -> DrivingIndex:
@@ -129,11 +138,39 @@ def recipe_table(
     for name in classes or sorted(of_class):
         for clip_id in of_class[name][:clips_per_class]:
             rng = np.random.default_rng([seed, *clip_id.encode()])
-            for _, number in itertools.product(range(looks_per_clip), range(seeds_per_look)):
-                if number == 0:
-                    person = performers("train", int(rng.integers(2**31)))[0]
-                    prompt = prompt_for(name, person, str(rng.choice(list(ARENAS))), int(rng.integers(2**31)))
-                rows.append(TableRow(clip=clip_id, prompt=prompt, seed=seed + number))
+            for _ in range(looks_per_clip):
+                prompt = _look(name, rng)
+                rows += [TableRow(clip=clip_id, prompt=prompt, seed=seed + number) for number in range(seeds_per_look)]
+    return list(dict.fromkeys(rows))
+
+
+def staged_table(
+    *, classes: Sequence[str], performers: int, cameras: int, looks_per_clip: int, seeds_per_look: int, seed: int
+) -> list[TableRow]:
+    """floor classes x performers x cameras x looks (prompts) x seeds, choreographed; without classes, all 35.
+
+    A performer is a body and a way to do each element, a camera a direction and a pitch; all are drawn from `seed`,
+    and do not depend on how many others there are. Raises ValueError on an unknown class.
+    """
+    labels = [label_of(name) for name in classes] or sorted(GYM99_FLOOR)
+    rows = []
+    for label, performer, camera in itertools.product(labels, range(performers), range(cameras)):
+        height_m = np.random.default_rng([seed, 1, performer]).uniform(*HEIGHT_RANGE_M)
+        draw = np.random.default_rng([seed, 2, label, performer, camera])
+        staging = Staging(
+            label=label,
+            height_m=round(float(height_m), 2),
+            performance=performer,
+            bearing_deg=float(draw.integers(360)),
+            pitch_deg=float(draw.integers(int(PITCH_RANGE_DEG[0]), int(PITCH_RANGE_DEG[1]) + 1)),
+        )
+        clip = f"fx{label:02d}-p{performer:03d}-c{camera:03d}"
+        for _ in range(looks_per_clip):
+            prompt = _look(GYM99_FLOOR[label].name, draw)
+            rows += [
+                TableRow(clip=clip, prompt=prompt, seed=seed + number, staging=staging, performer=f"staged-{performer}")
+                for number in range(seeds_per_look)
+            ]
     return list(dict.fromkeys(rows))
 
 
@@ -144,6 +181,12 @@ def read_driving_clip(driving: DrivingIndex, clip_id: str) -> dict[str, Any]:
         table = pq.read_table(source, filters=pc.field("clip_id") == clip_id)
     record: dict[str, Any] = table.to_pylist()[0]
     return record
+
+
+def _look(motion: str, rng: np.random.Generator) -> str:
+    """A prompt for the motion, by someone and somewhere."""
+    person = motions.performers("train", int(rng.integers(2**31)))[0]
+    return motions.prompt_for(motion, person, str(rng.choice(list(motions.ARENAS))), int(rng.integers(2**31)))
 
 
 def _row(path: Path, number: int, plain: dict[str, Any], driving: DrivingIndex) -> TableRow:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
@@ -85,6 +86,8 @@ def test_killed_actors_and_drivers_change_nothing(tiny_pipeline: Path, driving_d
     assert len({clip.video for clip in clips}) == len(clips)
     for clip in clips:
         _check_record(clip)
+        # Eight frames over twenty at 30 fps.
+        assert clip.fps == pytest.approx(30 * 7 / 19)
 
     # Nothing is left to do, and another batch does not mix with this one.
     assert _run(tiny_pipeline, driving_data, output, *recipe).returncode == 0
@@ -103,7 +106,7 @@ def test_failures_are_listed_and_too_many_are_an_error(tiny_pipeline: Path, driv
     gated = _run(tiny_pipeline, driving_data, tmp_path / "gated", *arguments, "--min-pck", "1", "--max-seeds", "2")
     assert gated.returncode == 1
     assert "3 of 3 clips failed" in gated.stderr
-    assert "of the last of 2 seeds is below min_pck 1.0" in (tmp_path / "gated" / "failures.jsonl").read_text()
+    assert "is below min_pck 1.0 in the last of 2 seeds" in (tmp_path / "gated" / "failures.jsonl").read_text()
     assert not (tmp_path / "gated" / "clips").exists()
 
     output = tmp_path / "output"
@@ -112,12 +115,39 @@ def test_failures_are_listed_and_too_many_are_an_error(tiny_pipeline: Path, driv
     (failure,) = [json.loads(line) for line in (output / "failures.jsonl").read_text().splitlines()]
     assert failure["clip_id"].startswith("sway-broken-")
     assert "video" in failure["error"]
-    videos = sorted((output / "clips").iterdir())
+    videos = sorted((output / "clips").glob("*.mp4"))
     assert [path.name.rsplit("-", 1)[0] for path in videos] == ["sway-1", "sway-2"]
     assert decode_video(videos[0]).frames_THWC.shape == (8, 64, 64, 3)
+    # Each with its ground truth beside it.
+    truth = np.load(videos[0].with_suffix(".npz"), allow_pickle=False)
+    assert truth["joints_px"].shape == (8, 17, 2)
+    assert truth["joints_cam_m"].shape == (8, 17, 3)
     page = (output / "index.html").read_text()
     assert page.count("<video") == 2
+    assert "mean of 2 clips" in page
     assert "A gymnast sways, number 1." in page
+
+
+@pytest.mark.ray
+def test_a_recipe_of_choreographed_elements(tiny_pipeline: Path, tmp_path: Path) -> None:
+    output = tmp_path / "staged"
+    recipe = ("--classes", "split jump", "20", "--performers", "2", "--cameras", "2", "--seeds-per-look", "2")
+    # What is found again in noise jumps, and an untrained detector's joints less than this.
+    done = _run(tiny_pipeline, tmp_path / "none", output, *recipe, "--num-frames", "8", "--max-jump", "1")
+    assert done.returncode == 0, done.stderr
+    entries = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
+    assert len({entry["clip_id"] for entry in entries}) == len(entries) == 2 * 2 * 2 * 2
+    assert all(0 < entry["jump_of_box"] <= 1 for entry in entries)
+    clips = [clip for path in sorted(output.glob("*.parquet")) for clip in read_shard(path)]
+    assert {(clip.label, clip.performer) for clip in clips} == {
+        (label, f"staged-{performer}") for label in (12, 20) for performer in range(2)
+    }
+    for clip in clips:
+        _check_record(clip)
+    # Seeds share a motion, cameras do not.
+    by_motion = {clip.joints_cam_m.tobytes() for clip in clips if clip.joints_cam_m is not None}
+    assert len(by_motion) == 2 * 2 * 2
+    assert len({clip.video for clip in clips}) == len(clips)
 
 
 def _check_record(clip: Clip) -> None:
@@ -126,8 +156,8 @@ def _check_record(clip: Clip) -> None:
     assert clip.intrinsics is not None
     projected = clip.joints_cam_m @ clip.intrinsics.transpose(0, 2, 1)
     assert clip.joints_px == pytest.approx(projected[..., :2] / projected[..., 2:], abs=1e-2)
-    # Eight frames over twenty at 30 fps.
-    assert clip.fps == pytest.approx(30 * 7 / 19)
+    assert clip.rotation is not None
+    assert np.abs(clip.rotation @ clip.rotation.transpose(0, 2, 1) - np.eye(3)).max() < 1e-5
 
 
 def test_the_watchdog_complains_and_then_stops() -> None:

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from finephys.generation.table import TableRow, index_driving, read_driving_clip, read_table, recipe_table
+from finephys.generation.table import TableRow, index_driving, read_driving_clip, read_table, recipe_table, staged_table
 
 
 def test_csv_and_parquet_say_the_same(driving_data: Path, tmp_path: Path) -> None:
@@ -69,6 +69,25 @@ def test_a_recipe_is_a_product_and_repeats_itself(driving_data: Path) -> None:
         recipe_table(
             driving, classes=("flight",), split="train", clips_per_class=1, looks_per_clip=1, seeds_per_look=1, seed=0
         )
+
+
+def test_a_recipe_of_elements_is_a_product_that_grows_without_changing() -> None:
+    def rows(performers: int = 2, cameras: int = 2, seed: int = 0) -> list[TableRow]:
+        return staged_table(
+            classes=("split jump", "10"), performers=performers, cameras=cameras, looks_per_clip=2, seeds_per_look=3,
+            seed=seed,
+        )  # fmt: skip
+
+    assert len(rows()) == 2 * 2 * 2 * 2 * 3
+    assert rows() == rows()
+    assert set(rows()) < set(rows(performers=3)) < set(rows(performers=3, cameras=4))
+    assert not set(rows()) & set(rows(seed=1))
+    # One performer is one body, whatever she does.
+    heights = {(row.performer, row.staging.height_m) for row in rows() if row.staging is not None}
+    assert len(heights) == 2
+    assert len(staged_table(classes=(), performers=1, cameras=1, looks_per_clip=1, seeds_per_look=1, seed=0)) == 35
+    with pytest.raises(ValueError, match="flip"):
+        staged_table(classes=("flip",), performers=1, cameras=1, looks_per_clip=1, seeds_per_look=1, seed=0)
 
 
 def test_one_clip_is_read_from_its_shard(driving_data: Path) -> None:

@@ -46,9 +46,10 @@ class Service:
     async def _send(self, batch: Batch) -> None:
         while self.is_paused:
             await asyncio.sleep(0.05)
-        await asyncio.to_thread(self._run, batch)
+        await asyncio.to_thread(self.run, batch)
 
-    def _run(self, batch: Batch) -> None:
+    def run(self, batch: Batch) -> None:
+        """What a replica does with a batch."""
         # A worker does one batch at a time, as a replica does.
         with self._lock:
             if self.worker is None:
@@ -79,7 +80,7 @@ def served(service: Service) -> Iterator[str]:
 @pytest.fixture
 def settings(tiny_pipeline: Path, tmp_path: Path) -> Settings:
     return Settings(
-        pipeline=str(tiny_pipeline), journal=str(tmp_path / "journal"), max_workers=1, max_batch=4, poll_seconds=0.1,
+        pipeline=str(tiny_pipeline), journal=str(tmp_path / "journal"), max_workers=1, poll_seconds=0.1,
         lease_seconds=5, max_queue_per_client=8, max_queue=12, max_upload_bytes=2**20, max_upload_seconds=3,
         max_side_px=128,
     )  # fmt: skip
