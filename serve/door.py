@@ -34,7 +34,7 @@ class Refusal(HTTPException):
 
 
 class Door:
-    """One process's door. Rates are counted here, so each process that serves the API grants them anew."""
+    """The door of the process that answers, of which there is one (serve/app.py): rates are counted here."""
 
     def __init__(self, settings: Settings, tokens: Tokens, journal: Journal, metrics: Metrics) -> None:
         self.settings = settings

@@ -1,6 +1,6 @@
 """What is counted, under which names: in every process, and the same on Ray's metrics endpoint and on /metrics.
 
-Path:    API and workers -> Prometheus -> serve/alerts.yaml, serve/grafana.json
+Path:    API and workers -> Prometheus -> cluster/serve-alerts.yaml, cluster/serve-dashboard.json
 Units:   as the names say
 
 Without Ray prometheus-client's registry is exposed at /metrics. With Ray each process reports to Ray too, whose agents

@@ -64,6 +64,7 @@ class Settings(BaseModel):
     # Limits at the door.
     max_queue: int = Field(1000, ge=1)
     max_queue_per_client: int = Field(200, ge=1)
+    # Counted by the process that answers, of which serve/app.py starts one; a restart begins to count anew.
     max_requests_per_minute: int = Field(6000, ge=1)
     max_prompt_chars: int = Field(1000, ge=1)
     max_steps: int = Field(50, ge=1)

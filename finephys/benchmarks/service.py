@@ -75,7 +75,7 @@ class LocalService:
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
 
-    def wait_until_ready(self, timeout_s: float = 120.0) -> None:
+    def wait_until_ready(self, timeout_s: float = 300.0) -> None:
         """Until /readyz says so. Raises TimeoutError with the end of the log."""
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
@@ -102,14 +102,14 @@ class LocalService:
         except psutil.NoSuchProcess:
             return []
 
-    def stop(self) -> None:
-        """As Ctrl-C does; what is left after half a minute is killed."""
+    def stop(self, patience_s: float = 30.0) -> None:
+        """As Ctrl-C does; what is left after so long is killed."""
         if self._process is None:
             return
         family = self.processes()
         self._process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(30)
+            self._process.wait(patience_s)
         _kill(family)
         self._process = None
 

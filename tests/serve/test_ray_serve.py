@@ -14,11 +14,11 @@ from finephys.benchmarks.service import CONTROLLER, WORKER, Client, LocalService
 from finephys.benchmarks.tiny import write_tiny_pipeline
 from serve.metrics import exposed_names
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 TOKENS = {"ada": "ada's token of 2026"}
 REQUEST = {"class": "10", "num_frames": 2, "num_inference_steps": 2, "guidance_scale": 1}
-SLOW = {**REQUEST, "num_frames": 16, "num_inference_steps": 50}
+SLOW = {**REQUEST, "num_frames": 8, "num_inference_steps": 30}
 IDLE_SECONDS = 3.0
 
 
@@ -48,7 +48,7 @@ def _post(client: Client, request: dict[str, Any]) -> str:
     return str(video["id"])
 
 
-def _until(condition: Callable[[], Any], what: str, timeout_s: float = 90) -> None:
+def _until(condition: Callable[[], Any], what: str, timeout_s: float = 200) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"no {what} in {timeout_s} s"
@@ -142,7 +142,7 @@ def test_prometheus_finds_every_metric_at_rays_endpoint(service: LocalService, c
         seen = _exposition(service)
         return all(f"\n{name}{{" in seen for name in wanted)
 
-    _until(are_there, "metrics", 60)
+    _until(are_there, "metrics")
     for hop in ("heatmaps", "guidance", "unet", "vae", "encode"):
         assert f'hop="{hop}"' in seen
     for line in seen.splitlines():
@@ -153,7 +153,7 @@ def test_prometheus_finds_every_metric_at_rays_endpoint(service: LocalService, c
 def test_told_to_stop_it_finishes_what_is_in_hand(service: LocalService, client: Client) -> None:
     job = _post(client, {**SLOW, "seed": 8})
     _until(lambda: client.call("GET", f"/v1/videos/{job}")[1]["status"] == "in_progress", "start")
-    service.stop()
+    service.stop(patience_s=200)
     ended = _ended(service)[job]
     assert (ended["status"], ended["attempt"]) == ("completed", 1)
 
