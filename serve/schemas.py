@@ -8,7 +8,7 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue, model_validator
 
 from finephys.data.gym99 import GYM99_FLOOR
 from finephys.generation.order import Order
@@ -35,10 +35,16 @@ Whole = Annotated[int, BeforeValidator(_number_in_text)]
 Number = Annotated[float, BeforeValidator(_number_in_text), Finite]
 
 
+_EXAMPLES: list[JsonValue] = [
+    {"prompt": "A gymnast in a red leotard does a switch leap, in a blue hall."},
+    {"class": "split jump", "motion": 1, "body_height_m": 1.5, "camera_bearing_deg": 45, "num_inference_steps": 6},
+]
+
+
 class VideoRequest(BaseModel):
     """A clip to generate. What is not named here is refused."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, json_schema_extra={"examples": _EXAMPLES})
 
     model: str = Field(MODEL_NAME, max_length=100, description=f"Only {MODEL_NAME}.")
     prompt: str = Field(

@@ -76,9 +76,14 @@ class LocalService:
             )
 
     def wait_until_ready(self, timeout_s: float = 300.0) -> None:
-        """Until /readyz says so. Raises TimeoutError with the end of the log."""
+        """Until /readyz says so. Raises TimeoutError with the end of the log.
+
+        On a busy machine Ray may give up on its own start: then it is started again, as whoever runs a head does.
+        """
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
+            if self._process is not None and self._process.poll() is not None:
+                self.start()
             try:
                 if Client(self, None).call("GET", "/readyz")[0] == 200:
                     return
