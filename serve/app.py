@@ -23,7 +23,7 @@ from serve.dispatch import Batch
 from serve.settings import Settings
 
 # What a worker yields to the process that answers, on a machine where they share the cores.
-_NICENESS = 5
+_NICENESS = 19
 
 
 def app(settings: Settings) -> Application:
