@@ -22,15 +22,16 @@ from ray.serve.handle import DeploymentHandle
 from serve.dispatch import Batch
 from serve.settings import Settings
 
+_ROOT = Path(__file__).parents[1]
 # What a worker yields to the process that answers, on a machine where they share the cores.
 _NICENESS = 19
 
 
 def app(settings: Settings) -> Application:
     """The application; its arguments are the Settings (serve/settings.py)."""
-    # `serve run` knows this folder, its workers need not.
-    pipeline = str(Path(settings.pipeline).absolute())
-    journal = settings.journal if "://" in settings.journal else str(Path(settings.journal).absolute())
+    # Relative ones are the project's: in which folder Ray's processes run is nobody's business.
+    pipeline = str(_ROOT / settings.pipeline)
+    journal = settings.journal if "://" in settings.journal else str(_ROOT / settings.journal)
     plain = settings.model_copy(update={"pipeline": pipeline, "journal": journal}).model_dump()
     workers = Generator.options(
         autoscaling_config=AutoscalingConfig(

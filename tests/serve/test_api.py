@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from fastapi.testclient import TestClient
 from finephys.data.uploads import decode_upload, probe_upload
 from finephys.data.video import decode_video
 from serve.dispatch import batches
-from serve.settings import TOKENS_VARIABLE, Settings, Tokens, refuse_open_address
+from serve.settings import TOKENS_FILE_VARIABLE, TOKENS_VARIABLE, Settings, Tokens, refuse_open_address
 from tests.serve.conftest import QUICK, TOKENS, Service
 
 ADA = {"Authorization": f"Bearer {TOKENS['ada']}"}
@@ -131,6 +132,16 @@ def test_doors_limits(client: TestClient, service: Service) -> None:
         assert answer.status_code == (200 if number < 4 else 429)
 
 
+def test_a_client_that_asks_too_often_is_told_to_wait(settings: Settings) -> None:
+    service = Service(settings.model_copy(update={"max_requests_per_minute": 5}), Tokens(TOKENS))
+    with TestClient(service.api, headers=ADA) as client:
+        answers = [client.get("/v1/models") for _ in range(6)]
+        assert [answer.status_code for answer in answers] == [200] * 5 + [429]
+        assert 1 <= int(answers[-1].headers["retry-after"]) <= 13
+        # Bob's allowance is his own.
+        assert client.get("/v1/models", headers=BOB).status_code == 200
+
+
 @pytest.mark.parametrize(("header", "status"), [({"Authorization": ""}, 401), ({"Authorization": "Bearer x"}, 403)])
 def test_tokens(client: TestClient, header: dict[str, str], status: int) -> None:
     for path in ("/v1/videos", "/v1/models", "/v1/skeleton?class=10"):
@@ -168,7 +179,7 @@ def test_the_page_and_its_skeleton(client: TestClient) -> None:
     assert client.get("/v1/skeleton?class=99").status_code == 422
 
 
-def test_nobody_serves_the_world_by_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_serves_the_world_by_mistake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     nobody = Tokens({})
     refuse_open_address(Settings(), nobody, "127.0.0.1")
     refuse_open_address(Settings(), Tokens(TOKENS), "0.0.0.0")
@@ -177,6 +188,9 @@ def test_nobody_serves_the_world_by_mistake(monkeypatch: pytest.MonkeyPatch) -> 
         refuse_open_address(Settings(), nobody, "0.0.0.0")
     monkeypatch.setenv(TOKENS_VARIABLE, "ada:0123456789abcdef")
     assert Tokens.from_environment().client_of("0123456789abcdef") == "ada"
+    (tmp_path / "tokens").write_text("# of 2026\nbob: fedcba9876543210\n")
+    monkeypatch.setenv(TOKENS_FILE_VARIABLE, str(tmp_path / "tokens"))
+    assert Tokens.from_environment().client_of("fedcba9876543210") == "bob"
     monkeypatch.setenv(TOKENS_VARIABLE, "ada:short")
     with pytest.raises(ValueError, match="16 characters") as raised:
         Tokens.from_environment()
