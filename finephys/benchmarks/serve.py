@@ -44,7 +44,7 @@ CLIPS_PER_WORKER = 10
 NUM_WORKERS = 2
 BATCH_CLIPS = 24
 NUM_JOBS, JOBS_PER_CLIENT = 1000, 200
-SECONDS_BETWEEN_KILLS = 8.0
+JOBS_BETWEEN_KILLS = 100
 STATUS_CALLS_PER_SECOND = 20.0
 _SPAWN = multiprocessing.get_context("spawn")
 
@@ -181,7 +181,7 @@ def _finish(client: Client, ids: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _wait_for_workers(service: LocalService, num_workers: int) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120
     while len(service.processes(WORKER)) < num_workers:
         if time.monotonic() > end:
             raise TimeoutError(f"{num_workers} workers did not start:\n{service.log()[-3000:]}")
@@ -226,7 +226,7 @@ def batch_rate(folder: Path, num_actors: int = NUM_WORKERS) -> tuple[float, floa
 
 
 def killed_figures(folder: Path) -> list[Figure]:
-    """1,000 jobs of a tiny model from five clients; a worker is killed every few seconds until all have ended."""
+    """1,000 jobs of a tiny model from five clients; a worker is killed whenever 100 more are done."""
     write_tiny_pipeline(folder / "pipeline")
     settings = {
         "pipeline": str(folder / "pipeline"), "journal": str(folder / "journal"), "min_workers": NUM_WORKERS,
@@ -238,7 +238,7 @@ def killed_figures(folder: Path) -> list[Figure]:
         _wait_for_workers(service, NUM_WORKERS)
         started = time.monotonic()
         clients = [Client(service, name) for name in tokens]
-        with _kills(service) as num_kills:
+        with _kills(service, folder / "journal" / "videos") as num_kills:
             ids = [
                 _post(clients[number % len(clients)], {**request, "seed": number, "size": f"{IMAGE_SIDE}x{IMAGE_SIDE}"})
                 for number in range(NUM_JOBS)
@@ -261,15 +261,15 @@ def killed_figures(folder: Path) -> list[Figure]:
 
 
 @contextmanager
-def _kills(service: LocalService) -> Iterator[list[int]]:
-    """Kill one worker every few seconds, from a thread; how many, so far."""
+def _kills(service: LocalService, videos: Path) -> Iterator[list[int]]:
+    """Kill one worker for every JOBS_BETWEEN_KILLS videos, from a thread; how many, so far."""
     num_kills = [0]
     is_over = threading.Event()
 
     def kill() -> None:
-        while not is_over.wait(SECONDS_BETWEEN_KILLS):
+        while not is_over.wait(0.2):
             workers = service.processes(WORKER)
-            if workers:
+            if workers and len(list(videos.glob("*.mp4"))) >= (num_kills[0] + 1) * JOBS_BETWEEN_KILLS:
                 workers[num_kills[0] % len(workers)].kill()
                 num_kills[0] += 1
 
