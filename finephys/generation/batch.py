@@ -233,7 +233,8 @@ class GenerateClip:
             failure = {"clip_id": clip_id, "error": str(error)}
             storage.write_bytes(storage.join(self.output, "failed", f"{clip_id}.json"), json.dumps(failure).encode())
             return {"clip_id": clip_id, "error": str(error)}
-        storage.write_bytes(part, _part_bytes(record, entry))
+        staging = json.loads(row["row"])["staging"]
+        storage.write_bytes(part, _part_bytes(record, entry if staging is None else {**entry, "staging": staging}))
         return {"clip_id": clip_id, "error": None}
 
     def _attempt(self, clip_id: str, request: GenerationRequest, clip: Clip) -> tuple[dict[str, Any], Clip]:

@@ -138,6 +138,7 @@ def test_a_recipe_of_choreographed_elements(tiny_pipeline: Path, tmp_path: Path)
     entries = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
     assert len({entry["clip_id"] for entry in entries}) == len(entries) == 2 * 2 * 2 * 2
     assert all(0 < entry["jump_of_box"] <= 1 for entry in entries)
+    assert {entry["staging"]["label"] for entry in entries} == {12, 20}
     clips = [clip for path in sorted(output.glob("*.parquet")) for clip in read_shard(path)]
     assert {(clip.label, clip.performer) for clip in clips} == {
         (label, f"staged-{performer}") for label in (12, 20) for performer in range(2)
