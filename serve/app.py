@@ -55,7 +55,7 @@ class Generator:
     """One pipeline in a process of its own."""
 
     def __init__(self, plain: dict[str, Any]) -> None:
-        self._working = threading.Lock()
+        self._working, self._is_stopping = threading.Lock(), False
         settings = Settings(**plain)
         # Nothing may be looked up on a model hub: the pipeline folder is all there is.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -79,10 +79,12 @@ class Generator:
 
     def _run(self, batch: Batch) -> int:
         with self._working:
-            return self.worker.run(batch)
+            # A batch that waited behind the last one is left to whoever comes next: nobody claimed its jobs yet.
+            return 0 if self._is_stopping else self.worker.run(batch)
 
     async def __del__(self) -> None:
         """Serve waits for this before it ends a replica: what is in hand is finished, whether anybody waits or not."""
+        self._is_stopping = True
         await asyncio.to_thread(self._working.acquire)
 
 
