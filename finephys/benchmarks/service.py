@@ -59,6 +59,8 @@ class LocalService:
             **os.environ,
             # A Ray of its own, whatever else runs here.
             "RAY_ADDRESS": "local",
+            # Five seconds are not enough on a busy machine.
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             _TOKENS_VARIABLE: ",".join(f"{client}:{token}" for client, token in self.tokens.items()),
         }

@@ -1,18 +1,14 @@
 """On Ray Serve, with real processes: whoever is killed, no accepted job is lost and none is generated twice."""
 
-import contextlib
 import json
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from finephys.benchmarks.service import CONTROLLER, WORKER, Client, LocalService
 from finephys.benchmarks.tiny import write_tiny_pipeline
-from serve.metrics import exposed_names
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -101,72 +97,3 @@ def test_killed_workers_and_a_killed_controller_lose_nothing(service: LocalServi
     # HTTP was there all the time or is again, and the controller too.
     _until(lambda: service.processes(CONTROLLER), "controller")
     assert client.call("GET", f"/v1/videos/{more[0]}")[1]["status"] == "completed"
-
-
-def test_a_killed_head_loses_nothing(service: LocalService, client: Client) -> None:
-    keyed = {**client.headers, "Idempotency-Key": "after the crash"}
-    client.headers = keyed
-    first = _post(client, {**SLOW, "seed": 7})
-    client.headers = {name: value for name, value in keyed.items() if name != "Idempotency-Key"}
-    ids = [_post(client, {**REQUEST, "seed": seed, "motion": 2}) for seed in range(25)]
-    _until(lambda: any(one in _ended(service) for one in ids), "end of a job")
-    family = service.processes()
-    assert len(family) > 5
-    service.kill()
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
-    before, done = _videos(service), _ended(service)
-    assert not set(ids) <= set(done)
-
-    service.start()
-    service.wait_until_ready()
-    client.headers = keyed
-    # Whoever did not hear the answer asks again: it is the same job.
-    assert _post(client, {**SLOW, "seed": 7}) == first
-    _all_end(service, [first, *ids])
-    # What was done stays as it was, and only what was in hand was begun again.
-    assert {one: _videos(service)[one] for one in before} == before
-    assert {one: _ended(service)[one] for one in done} == done
-    assert all(_ended(service)[one]["attempt"] <= 2 for one in ids)
-
-
-def test_prometheus_finds_every_metric_at_rays_endpoint(service: LocalService, client: Client) -> None:
-    _all_end(service, [_post(client, REQUEST)])
-    assert client.call("GET", "/v1/videos", None)[0] == 200
-    # Some have nothing to tell while nothing breaks.
-    quiet = {"ray_finephys_failures_total", "ray_finephys_retries_total", "ray_finephys_refused_total"}
-    wanted = exposed_names(on_ray=True) - quiet
-    seen = ""
-
-    def are_there() -> bool:
-        nonlocal seen
-        seen = _exposition(service)
-        return all(f"\n{name}{{" in seen for name in wanted)
-
-    _until(are_there, "metrics")
-    for hop in ("heatmaps", "guidance", "unet", "vae", "encode"):
-        assert f'hop="{hop}"' in seen
-    for line in seen.splitlines():
-        if line.startswith("ray_finephys_"):
-            assert line.partition("{")[0] in wanted | quiet
-
-
-def test_told_to_stop_it_finishes_what_is_in_hand(service: LocalService, client: Client) -> None:
-    job = _post(client, {**SLOW, "seed": 8})
-    _until(lambda: client.call("GET", f"/v1/videos/{job}")[1]["status"] == "in_progress", "start")
-    service.stop(patience_s=200)
-    ended = _ended(service)[job]
-    assert (ended["status"], ended["attempt"]) == ("completed", 1)
-
-
-def _exposition(service: LocalService) -> str:
-    """What Ray's metrics endpoints of this service say."""
-    texts = []
-    for agent in service.processes("ray::DashboardAgent"):
-        ports = {one.laddr.port for one in agent.net_connections("inet") if one.status == psutil.CONN_LISTEN}
-        for port in ports:
-            with (
-                contextlib.suppress(OSError),
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer,
-            ):
-                texts.append(answer.read().decode(errors="replace"))
-    return "\n".join(texts)
