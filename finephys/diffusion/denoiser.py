@@ -19,6 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from finephys.diffusion.lora import add_lora, merge_and_drop
 from finephys.diffusion.text import (
     DEMO_SENTENCES,
     TextConfig,
@@ -31,6 +32,7 @@ from finephys.diffusion.unet import UNetConfig, build_scheduler, build_unet, den
 from finephys.guidance.encoder import GuidanceEncoder, GuidanceEncoderConfig
 from finephys.guidance.heatmaps import body_mask, heatmaps
 from finephys.guidance.reference import Reference, draft
+from finephys.hops import hop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,15 @@ class DenoiserConfig:
     # "uniform" does not.
     snr_weighting: Literal["uniform", "min_snr"] = "uniform"
 
+    # Rank of the low-rank updates that train in place of the UNet's own weights and of the text encoder's, which then
+    # does not train at all; 0 trains all of both.
+    lora_rank: int = 0
+    # Compute the UNet's activations again in the backward pass instead of keeping them: a third slower, far leaner.
+    gradient_checkpointing: bool = False
+
     def __post_init__(self) -> None:
+        if self.lora_rank < 0:
+            raise ValueError(f"lora_rank is {self.lora_rank}, wanted at least 0")
         if self.unet.block_out_channels != self.guidance.block_out_channels:
             raise ValueError(
                 f"unet.block_out_channels {self.unet.block_out_channels} and guidance.block_out_channels "
@@ -143,10 +153,12 @@ class GuidedDenoiser(nn.Module):
         text_BLC = encode_prompts(self.text_encoder, tokens_BL)
         shown_NCHW = has_pose.float().repeat_interleave(num_frames)[:, None, None, None]
         num_scales = len(self.unet.config.block_out_channels)
-        maps = guidance_maps(joints_px_BFJ2, depth_BFJ, image_size, latent_size, num_scales)
+        with hop("heatmaps"):
+            maps = guidance_maps(joints_px_BFJ2, depth_BFJ, image_size, latent_size, num_scales)
         has_reference = has_pose & (torch.rand(num_clips, device=device) >= self.config.reference_dropout)
         drafts = draft(reference, joints_px_BFJ2, image_size) * has_reference[:, None, None, None, None]
-        guidance = self.guidance_encoder([scale * shown_NCHW for scale in maps], drafts.flatten(0, 1))
+        with hop("guidance"):
+            guidance = self.guidance_encoder([scale * shown_NCHW for scale in maps], drafts.flatten(0, 1))
 
         timestep_B = self._sample_timesteps(num_clips, device)
         noise = clip_noise(latents_BFChw.shape, self.config.shared_noise, device=device)
@@ -155,7 +167,8 @@ class GuidedDenoiser(nn.Module):
         predicts_noise = self.scheduler.config.prediction_type == "epsilon"
         target = noise if predicts_noise else signal * noise - spread * latents_BFChw
 
-        prediction = denoise(self.unet, noisy, timestep_B, text_BLC, guidance)
+        with hop("unet"):
+            prediction = denoise(self.unet, noisy, timestep_B, text_BLC, guidance)
         square = (prediction.float() - target).square()
         weight = 1 + self.config.body_weight * body_mask(body_px_BFJ2, image_size, latent_size)
         if self.config.snr_weighting == "min_snr":
@@ -165,8 +178,15 @@ class GuidedDenoiser(nn.Module):
 
     def export(self, folder: Path) -> None:
         """Write unet, text_encoder, tokenizer, guidance_encoder and scheduler below `folder`, in half precision."""
-        for name in ("unet", "text_encoder", "guidance_encoder"):
-            save_half(getattr(self, name), folder / name)
+        unet = deepcopy(self.unet)
+        if self.config.lora_rank:
+            merge_and_drop(unet)
+        for name, model in {
+            "unet": unet,
+            "text_encoder": self.text_encoder,
+            "guidance_encoder": self.guidance_encoder,
+        }.items():
+            save_half(model, folder / name)
         self.tokenizer.save_pretrained(folder / "tokenizer")
         self.scheduler.save_pretrained(folder / "scheduler")
 
@@ -217,6 +237,11 @@ def build_denoiser(config: DenoiserConfig, init: Path | None) -> GuidedDenoiser:
     missing = unet.config.out_channels + guidance_encoder.num_conv_in_channels - unet.config.in_channels
     if missing > 0:
         widen_conv_in(unet, missing)
+    if config.lora_rank:
+        add_lora(unet, config.lora_rank)
+        text_encoder.requires_grad_(False)
+    if config.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
     return GuidedDenoiser(config, unet, text_encoder, tokenizer, guidance_encoder, scheduler)
 
 

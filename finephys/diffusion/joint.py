@@ -9,13 +9,16 @@ differentiable, so the denoising loss reaches Phys-Net. Before that the spatial 
 times cheaper than clips (AnimateDiff's order), guided by ground truth so that no error of pose blurs the picture.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finephys.diffusion.denoiser import DenoiserConfig, GuidedDenoiser, build_denoiser, save_half
@@ -23,7 +26,8 @@ from finephys.diffusion.unet import WINDOW_FRAMES, motion_parameters, skip_motio
 from finephys.guidance.fuse import fuse
 from finephys.guidance.heatmaps import relative_depth
 from finephys.guidance.reference import Reference
-from finephys.physics.phys_net import PhysNet, PhysNetConfig
+from finephys.hops import hop
+from finephys.physics.phys_net import PhysicsPose, PhysNet, PhysNetConfig
 from finephys.physics.training import pose_losses
 from finephys.pose.camera import project
 from finephys.pose.camera_motion import seen_by_frames, zoomed
@@ -222,20 +226,8 @@ class JointModule(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses of one batch of collate: loss = denoise + physics_weight * physics; their parts beside them."""
-        joints_dd = batch["joints_dd_BTJ3"]
-        physics = self.phys_net(
-            joints_dd,
-            batch["joints_px_BTJ2"],
-            batch["confidence_BTJ"],
-            batch["intrinsics_B33"],
-            batch["gravity_B3"],
-            batch["dt_s_B"],
-            batch["is_camera_known_B"].bool(),
-        )
-        fused = fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
-        # At the stride that collate chose, in each frame's own camera frame.
-        chosen = fused[:, :: fused.shape[1] // batch["latents_BFChw"].shape[1]]
-        seen = seen_by_frames(chosen, batch["rotation_BF33"])
+        physics, fused = self.fused_poses(batch)
+        seen = _seen(fused, batch)
         losses = self.denoiser(
             batch["latents_BFChw"],
             _prompts(batch["prompt_BL"]),
@@ -256,10 +248,85 @@ class JointModule(nn.Module):
         loss = losses["denoise"] + self.config.physics_weight * losses["physics"]
         return {"loss": loss, **losses}
 
+    def fused_poses(self, batch: Mapping[str, Tensor]) -> tuple[PhysicsPose, Tensor]:
+        """What Phys-Net makes of S_dd, and both fused: (B,T,J,3) metres in the middle frame's camera."""
+        joints_dd = batch["joints_dd_BTJ3"]
+        with hop("physics"):
+            physics = self.phys_net(
+                joints_dd,
+                batch["joints_px_BTJ2"],
+                batch["confidence_BTJ"],
+                batch["intrinsics_B33"],
+                batch["gravity_B3"],
+                batch["dt_s_B"],
+                batch["is_camera_known_B"].bool(),
+            )
+        with hop("fuse"):
+            return physics, fuse(joints_dd, physics.joints_pp_BTJ3, physics.gate_BTJ)
+
     def export(self, folder: Path) -> None:
         """Write the denoiser's parts and phys_net below `folder`, in half precision."""
         self.denoiser.export(Path(folder))
         save_half(self.phys_net, Path(folder) / "phys_net")
+
+
+# Of the videos that a training run shows: few, as they take its time.
+SAMPLE_STEPS = 10
+
+
+def sampler(init: Path) -> Callable[[JointModule, Mapping[str, Tensor]], list[tuple[NDArray[np.uint8], float]]]:
+    """A function that generates a video for each clip of a batch of collate, from its fused poses and its prompt.
+
+    init: the pipeline folder whose VAE decodes.
+    """
+    # Imported here: the pipeline needs every hop's libraries, and most of what trains does not.
+    from finephys.diffusion.pipeline import FinePhysPipeline
+
+    vae = AutoencoderKL.from_pretrained(init, subfolder="vae", torch_dtype=torch.float32)
+
+    @torch.no_grad()
+    def sample(module: JointModule, batch: Mapping[str, Tensor]) -> list[tuple[NDArray[np.uint8], float]]:
+        denoiser = module.denoiser
+        _, fused_BTJ3 = module.fused_poses(batch)
+        pipeline = FinePhysPipeline(
+            vae=vae.to(fused_BTJ3.device),
+            text_encoder=denoiser.text_encoder,
+            tokenizer=denoiser.tokenizer,
+            unet=denoiser.unet,
+            scheduler=deepcopy(denoiser.scheduler),
+            guidance_encoder=denoiser.guidance_encoder,
+            shared_noise=denoiser.config.shared_noise,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        height, width = _image_size(batch)
+        num_seen = batch["latents_BFChw"].shape[1]
+        stride = fused_BTJ3.shape[1] // num_seen
+        # The pipeline takes one camera a clip: what the zoom does to the picture is done to x and y.
+        scale_BF3 = torch.stack([batch["zoom_BF"], batch["zoom_BF"], torch.ones_like(batch["zoom_BF"])], -1)
+        joints_BFJ3 = _seen(fused_BTJ3, batch) * scale_BF3[:, :, None]
+        videos = []
+        for clip, prompt in enumerate(_prompts(batch["prompt_BL"])):
+            made = pipeline(
+                prompt,
+                joints_cam_m=joints_BFJ3[clip].float().cpu().numpy(),
+                intrinsics=batch["intrinsics_B33"][clip].cpu().numpy(),
+                is_camera_static=bool(batch["is_static_B"][clip]),
+                height=height,
+                width=width,
+                num_frames=num_seen,
+                num_inference_steps=SAMPLE_STEPS,
+                generator=torch.Generator().manual_seed(clip),
+            )
+            videos.append((made.frames[0], 1 / (stride * float(batch["dt_s_B"][clip]))))
+        return videos
+
+    return sample
+
+
+def _seen(fused_BTJ3: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """(B,F,J,3): at the stride that collate chose, in each frame's own camera frame."""
+    chosen = fused_BTJ3[:, :: fused_BTJ3.shape[1] // batch["latents_BFChw"].shape[1]]
+    return seen_by_frames(chosen, batch["rotation_BF33"])
 
 
 def _reference(batch: Mapping[str, Tensor]) -> Reference:

@@ -13,13 +13,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from finephys.diffusion.denoiser import save_half
+from finephys.diffusion.lora import merge_and_drop
 from finephys.diffusion.pipeline import write_model_index
 from finephys.diffusion.unet import widen_conv_in
 from finephys.guidance.encoder import GuidanceEncoder
@@ -107,7 +107,7 @@ def merge_lora(file: Path, unet: UNet2DConditionModel, text_encoder: CLIPTextMod
             StableDiffusionLoraLoaderMixin.load_lora_into_text_encoder(
                 state, alphas, text_encoder, prefix=name, adapter_name="imported"
             )
-        _merge_and_drop(model)
+        merge_and_drop(model)
 
 
 def build_guidance_encoder(unet: UNetMotionModel) -> GuidanceEncoder:
@@ -136,18 +136,3 @@ def _check_adapter(unet: UNet2DConditionModel, adapter: MotionAdapter) -> None:
     ours, theirs = tuple(unet.config.block_out_channels), tuple(adapter.config.block_out_channels)
     if ours != theirs:
         raise ValueError(f"motion_adapter.block_out_channels is {theirs}, unet.block_out_channels is {ours}")
-
-
-@torch.no_grad()
-def _merge_and_drop(model: Any) -> None:
-    """Fold PEFT's LoRA layers into the layers that they wrap, and leave those as they were named before."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, module in list(model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
-            parent = model.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], module.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-    model._hf_peft_config_loaded = False

@@ -226,6 +226,58 @@ def test_export_then_build_is_the_same_model(undropped, rows, tmp_path):
     assert torch.equal(frames.denoiser.unet.conv_in.weight, module.denoiser.unet.conv_in.weight)
 
 
+def test_lora_changes_nothing_at_first_learns_and_ships_as_a_plain_unet(undropped, rows, tmp_path):
+    build_all = lambda denoiser, init: build(JointTrainingConfig(denoiser=denoiser, phys_net=PHYS_NET), init)  # noqa: E731
+    build_all(undropped, None).export(tmp_path / "start")
+    whole = build_all(undropped, tmp_path / "start").float()
+    lora = build_all(replace(undropped, lora_rank=4), tmp_path / "start").float()
+    batch = collate(rows, np.random.default_rng(0))
+
+    def losses(module):
+        torch.manual_seed(0)
+        return module(batch)
+
+    assert losses(lora)["loss"].item() == pytest.approx(losses(whole)["loss"].item(), rel=1e-5)
+    trained = {name for name, parameter in lora.named_parameters() if parameter.requires_grad}
+    of_unet = {name for name in trained if name.startswith("denoiser.unet")}
+    assert all(".lora_" in name or ".conv_in." in name for name in of_unet)
+    assert any("motion_modules" in name for name in of_unet)
+    assert not any(name.startswith("denoiser.text_encoder") for name in trained)
+    assert any(name.startswith("phys_net") for name in trained)
+
+    frozen = {name: value.clone() for name, value in lora.named_parameters() if name not in trained}
+    optimizer = torch.optim.AdamW([parameter for parameter in lora.parameters() if parameter.requires_grad], lr=3e-3)
+    before = losses(lora)["denoise"].item()
+    for _ in range(6):
+        optimizer.zero_grad()
+        losses(lora)["loss"].backward()
+        optimizer.step()
+    after = losses(lora)["denoise"].item()
+    assert after < before
+    assert all(torch.equal(value, dict(lora.named_parameters())[name]) for name, value in frozen.items())
+
+    lora.export(tmp_path / "trained")
+    plain = build_all(undropped, tmp_path / "trained").float()
+    assert not any("lora" in name for name, _ in plain.named_parameters())
+    # Half precision in between.
+    assert losses(plain)["denoise"].item() == pytest.approx(after, rel=5e-3)
+
+
+def test_gradient_checkpointing_changes_no_gradient(undropped, rows):
+    found = []
+    for checkpointing in (False, True):
+        torch.manual_seed(1)
+        config = replace(undropped, gradient_checkpointing=checkpointing)
+        module = build(JointTrainingConfig(denoiser=config, phys_net=PHYS_NET), None).train()
+        torch.manual_seed(0)
+        module(collate(rows, np.random.default_rng(0)))["loss"].backward()
+        found.append({name: parameter.grad for name, parameter in module.named_parameters()})
+        assert module.denoiser.unet.is_gradient_checkpointing is checkpointing
+    for name, gradient in found[0].items():
+        if gradient is not None:
+            torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
 def test_configs_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"unet\.latent_channels 4 and guidance\.latent_channels 8"):
         DenoiserConfig(guidance=GuidanceEncoderConfig(latent_channels=8))
