@@ -1,6 +1,7 @@
 """The two training stages: what a batch holds, what learns, what stays still, and that export and build agree."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from finephys.diffusion.joint import (
     build_frames,
     collate,
     collate_frames,
+    sampler,
 )
 from finephys.diffusion.unet import motion_parameters
 from finephys.guidance.encoder import GuidanceEncoderConfig
@@ -23,6 +25,7 @@ from finephys.pose.camera import project
 from finephys.pose.camera_motion import seen_by_frames, zoomed
 from tests.diffusion.conftest import feature_row
 
+PIPELINE = Path(__file__).parents[2] / "finephys" / "assets" / "pipeline"
 PHYS_NET = PhysNetConfig(width=16, num_layers=1, num_heads=2, num_gauss_newton_steps=1)
 
 
@@ -276,6 +279,19 @@ def test_gradient_checkpointing_changes_no_gradient(undropped, rows):
     for name, gradient in found[0].items():
         if gradient is not None:
             torch.testing.assert_close(found[1][name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def test_sampler_makes_a_video_of_each_clip(rows):
+    module = build(JointTrainingConfig(), PIPELINE).float().eval()
+    batch = collate(rows[:1], np.random.default_rng(0))
+    height, width = batch["image_size_B2"][0].tolist()
+    ((frames, fps),) = sampler(PIPELINE)(module, batch)
+    assert frames.shape == (16, height, width, 3)
+    assert frames.dtype == np.uint8
+    stride = batch["joints_dd_BTJ3"].shape[1] // 16
+    assert fps == pytest.approx(rows[0]["fps"] / stride)
+    # The module trains on as it was.
+    assert module.denoiser.unet.dtype == torch.float32
 
 
 def test_configs_that_do_not_fit_are_refused():
