@@ -30,10 +30,15 @@ import tyro
 
 ConfigT = TypeVar("ConfigT")
 
+EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 _OWN_CODE = (Path(__file__).parent, Path(__file__).parent.parent / "jobs")
+
+
+class JobFailed(RuntimeError):
+    """The job did all it could and did not succeed; the message says in one line why."""
 
 
 def run(
@@ -49,7 +54,8 @@ def run(
     config: a dataclass, or recipes by name, the default one first.
     examples: arguments only; --help prints them behind the program's name.
     args: without the program's name; sys.argv[1:] if None.
-    Exit codes: 0 done; 2 the user's mistake, in one line on stderr; 130 interrupted. Bugs raise as they are.
+    Exit codes: 0 done; 1 failed (JobFailed), 2 the user's mistake, both in one line on stderr; 130 interrupted. Bugs
+    raise as they are.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     try:
@@ -57,6 +63,9 @@ def run(
     except KeyboardInterrupt:
         print("finephys: interrupted; the same command continues", file=sys.stderr)
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except JobFailed as error:
+        print("finephys: " + " ".join(str(error).split()), file=sys.stderr)
+        raise SystemExit(EXIT_FAILED) from None
     except (ValueError, OSError) as error:
         if not is_user_error(error):
             raise

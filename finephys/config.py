@@ -21,12 +21,20 @@ OPERATIONAL_FIELDS = (
     "log_every",
     "checkpoint_every",
     "validate_every",
+    "sample_every",
     "keep_checkpoints",
     "threads",
     "max_failures",
+    "storage_patience_minutes",
     "local_cpus",
     "object_store_gb",
+    "rows.actors",
+    "rows.actor_cpus",
+    "rows.actor_gpus",
+    "module.denoiser.gradient_checkpointing",
 )
+# How the global batch is shared out: another way continues the same run as long as the global batch is the same.
+SHARING_FIELDS = ("batch_size", "accumulation", "num_workers", "use_gpu", "cpus_per_worker")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +134,8 @@ class TrainConfig:
     threads: int = 2
     # How often lost workers are replaced before the run gives up.
     max_failures: int = 3
+    # How long the output's storage may fail before a rank that writes to it does.
+    storage_patience_minutes: float = 10.0
     # Where no cluster is given: logical CPUs of the local Ray (Ray Data needs at least 4 beside a trainer) ...
     local_cpus: int = 4
     # ... and the size of its object store.
@@ -138,6 +148,9 @@ class TrainConfig:
     # Steps between validations; there is one before the first step and one after the last in any case.
     validate_every: int = 250
     validation_batches: int = 4
+    # Steps between sample videos of the first validation batch, where the stage makes videos, and after the last step;
+    # None makes none.
+    sample_every: int | None = None
 
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     zero: ZeroConfig = field(default_factory=ZeroConfig)
@@ -151,6 +164,11 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}, wanted at least 1")
+        if self.sample_every is not None and (self.sample_every < 1 or self.validation_batches < 1):
+            raise ValueError(
+                f"sample_every is {self.sample_every} and validation_batches {self.validation_batches}, "
+                "wanted at least 1 of both"
+            )
         if self.max_minutes is not None and self.max_minutes <= 0:
             raise ValueError(f"max_minutes is {self.max_minutes}, wanted more than 0")
         if self.zero.offload_optimizer and not self.use_gpu:
@@ -170,21 +188,33 @@ def as_json(config: TrainConfig) -> dict[str, Any]:
 
 def config_hash(config: TrainConfig) -> str:
     """Twelve hex digits that change with every field that changes the weights or the order of the data."""
-    relevant = {name: value for name, value in as_json(config).items() if name not in OPERATIONAL_FIELDS}
-    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(_learning_fields(as_json(config)), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any], prefix: str = "") -> list[str]:
-    """'name: theirs -> ours' for each field in which two results of as_json differ, operational ones left out."""
-    found: list[str] = []
-    for name in sorted(set(ours) | set(theirs)):
-        if not prefix and name in OPERATIONAL_FIELDS:
-            continue
-        mine, other = ours.get(name), theirs.get(name)
-        if isinstance(mine, dict) and isinstance(other, dict):
-            found += differences(mine, other, f"{prefix}{name}.")
-        elif mine != other:
-            found.append(f"{prefix}{name}: {other} -> {mine}")
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """'name: theirs -> ours' for each field that changes what is learnt and differs between two results of as_json.
+
+    A field that theirs lacks is younger than they are, and its default does what was done before there was a field.
+    """
+    mine, others = _learning_fields(ours), _learning_fields(theirs)
+    missing = object()
+    found = []
+    for name in sorted(others):
+        if mine.get(name, missing) != others[name]:
+            found.append(f"{name}: {others[name]} -> {mine.get(name, 'no such field')}")
+    return found
+
+
+def _learning_fields(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """By dotted name the fields that change what is learnt, "global batch" in place of SHARING_FIELDS."""
+    found: dict[str, Any] = {}
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            found |= _learning_fields(value, f"{prefix}{name}.")
+        elif f"{prefix}{name}" not in OPERATIONAL_FIELDS + SHARING_FIELDS:
+            found[f"{prefix}{name}"] = value
+    if not prefix:
+        found["global batch"] = plain["batch_size"] * plain["accumulation"] * plain["num_workers"]
     return found
 
 

@@ -7,6 +7,7 @@ Units:   none
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from finephys.config import OptimizerConfig, RowsConfig, StageName, TrainConfig, ZeroConfig
 from finephys.training.stages import find_stage
@@ -56,6 +57,7 @@ def demo(stage: StageName) -> TrainConfig:
         validate_every=50,
         # A window of each held-out clip: four windows say little of a change of one percent.
         validation_batches=16,
+        sample_every=75,
         # A clip a step: more would cost the ten minutes of `make demo`. Weights that ship take None.
         rows=RowsConfig(train_clips=150),
     )
@@ -63,8 +65,13 @@ def demo(stage: StageName) -> TrainConfig:
 
 def sd15_one_node(stage: StageName) -> TrainConfig:
     """Stable Diffusion 1.5 with AnimateDiff motion modules on the 8 GPUs of one machine."""
+    common = demo(stage)
+    if stage in ("frames", "joint"):
+        module: Any = common.module
+        denoiser = replace(module.denoiser, lora_rank=64, gradient_checkpointing=True, snr_weighting="min_snr")
+        common = replace(common, module=replace(module, denoiser=denoiser))
     return replace(
-        demo(stage),
+        common,
         data="data/finegym",
         init="data/sd15-animatediff",
         output=f"outputs/sd15-{stage}",
@@ -77,6 +84,7 @@ def sd15_one_node(stage: StageName) -> TrainConfig:
         threads=4,
         checkpoint_every=500,
         validate_every=1000,
+        sample_every=1000 if stage == "joint" else None,
         optimizer=OptimizerConfig(lr=1e-4, warmup_steps=500, ema_decay=0.9999),
         zero=ZeroConfig(stage=2, precision="bfloat16"),
         rows=RowsConfig(materialise=False, validation_clips=64, actors=8, actor_cpus=2, actor_gpus=0.1),

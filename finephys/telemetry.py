@@ -1,15 +1,18 @@
-"""The metrics of a run as lines of JSON, and their curves.
+"""The metrics of a run as lines of JSON and as TensorBoard files, and their curves.
 
-Path:    loop -> OUTPUT/metrics.jsonl -> loss.png, reports
+Path:    loop -> OUTPUT/{metrics.jsonl, tensorboard/} -> loss.png, reports
 Letters: none
 Units:   as the names say
 
-metrics.jsonl: one object a line; "split" is train (every step) or validation. Lines beyond the checkpoint that a run
-resumes from are dropped, so every step stands in the file once.
+metrics.jsonl: one object a line; "split" is train (every step), validation, or checkpoint (what writing it took).
+Lines beyond the checkpoint that a run resumes from are dropped, so every step stands in the file once.
 """
 
 import io
 import json
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,32 +24,72 @@ METRICS_NAME = "metrics.jsonl"
 
 class MetricsLog:
     """Appends metrics to OUTPUT/metrics.jsonl. Local files grow by every append; object stores get the whole file at
-    each publish, because their objects cannot grow.
+    each publish, because their objects cannot grow. Nothing is kept in memory: runs are long.
     """
 
     def __init__(self, output: str, first_step: int, *, is_writer: bool) -> None:
         """first_step: optimizer steps done before; lines beyond it are dropped.  is_writer: false on ranks but 0."""
         self.url = storage.join(output, METRICS_NAME)
         self.is_writer = is_writer
-        self.lines = [json.dumps(line) for line in read_metrics(output) if line["step"] <= first_step]
-        if first_step == 0:
-            self.lines = []
-        if is_writer:
-            self.publish()
+        if not is_writer:
+            return
+        kept = [line for line in read_metrics(output) if line["step"] <= first_step] if first_step else []
+        storage.write_bytes(self.url, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        if storage.is_local(self.url):
+            self.file = storage.local_path(self.url)
+        else:
+            self.scratch = tempfile.TemporaryDirectory(prefix="finephys-metrics-")
+            self.file = Path(self.scratch.name) / METRICS_NAME
+            self.file.write_bytes(storage.read_bytes(self.url))
 
     def append(self, metrics: list[dict[str, Any]]) -> None:
+        if self.is_writer:
+            with open(self.file, "a") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in metrics))
+
+    def publish(self) -> None:
+        """Make what was appended visible and lasting."""
         if not self.is_writer:
             return
-        lines = [json.dumps(line) for line in metrics]
         if storage.is_local(self.url):
-            with open(storage.local_path(self.url), "a") as file:
-                file.write("".join(line + "\n" for line in lines))
-        self.lines += lines
+            with open(self.file, "rb") as file:
+                os.fsync(file.fileno())
+        else:
+            storage.write_bytes(self.url, self.file.read_bytes())
+
+
+class TensorBoardLog:
+    """Writes numbers to OUTPUT/tensorboard/, a file a start; on object stores it appears at each publish."""
+
+    def __init__(self, output: str, first_step: int, *, is_writer: bool) -> None:
+        """first_step: optimizer steps done before; TensorBoard hides what an earlier start wrote beyond it."""
+        self.url = storage.join(output, "tensorboard")
+        self.is_writer = is_writer
+        if not is_writer:
+            return
+        # Two seconds of imports that only the writer pays.
+        from torch.utils.tensorboard import SummaryWriter
+
+        if storage.is_local(self.url):
+            self.folder = storage.local_path(self.url)
+        else:
+            self.scratch = tempfile.TemporaryDirectory(prefix="finephys-tensorboard-")
+            self.folder = Path(self.scratch.name)
+        self.writer = SummaryWriter(str(self.folder), purge_step=first_step + 1)
+
+    def append(self, line: dict[str, Any]) -> None:
+        """A line of metrics.jsonl: each number under SPLIT/NAME."""
+        if self.is_writer:
+            for name, value in line.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(f"{line['split']}/{name}", value, line["step"], walltime=line["time_s"])
 
     def publish(self) -> None:
         """Make what was appended visible and lasting."""
         if self.is_writer:
-            storage.write_bytes(self.url, "".join(line + "\n" for line in self.lines).encode())
+            self.writer.flush()
+            if not storage.is_local(self.url):
+                storage.upload_folder(self.folder, self.url)
 
 
 def read_metrics(output: str) -> list[dict[str, Any]]:

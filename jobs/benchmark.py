@@ -11,7 +11,7 @@ from finephys.command_line import run
 from finephys.evaluation.figures import figures_table, write_figures
 
 # NAME -> finephys/benchmarks/NAME.py, which has measure() -> list[Figure].
-Name = Literal["data", "pose", "physics", "generate", "serve"]
+Name = Literal["data", "pose", "physics", "generate", "serve", "train"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from finephys import command_line
 from finephys.config import from_json
 from finephys.data import storage
-from finephys.training.checkpoint import list_checkpoints
+from finephys.training.checkpoint import best_checkpoint, list_checkpoints
 from finephys.training.export import export_pipeline
 from finephys.training.stages import find_stage, module_config
 
@@ -26,6 +26,12 @@ class ExportConfig:
     output: str
     # Optimizer step of the checkpoint; the newest if not given.
     step: int | None = None
+    # The checkpoint with the lowest validation loss.
+    best: bool = False
+
+    def __post_init__(self) -> None:
+        if self.best and self.step is not None:
+            raise ValueError(f"best is True and step is {self.step}, wanted one of them")
 
 
 def main(config: ExportConfig) -> None:
@@ -36,6 +42,11 @@ def main(config: ExportConfig) -> None:
     if config.step is not None and config.step not in steps:
         raise ValueError(f"run {config.run} has no checkpoint of step {config.step}, it has {steps}")
     checkpoint = checkpoints[-1 if config.step is None else steps.index(config.step)]
+    if config.best:
+        best = best_checkpoint(checkpoints)
+        if best is None:
+            raise ValueError(f"run {config.run} has no checkpoint that was validated")
+        checkpoint = best
     storage.check_writable(config.output)
     plain = checkpoint.record["config"]
     stage = find_stage(plain["stage"])

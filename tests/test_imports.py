@@ -11,7 +11,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 
 # Library -> where in finephys/ it may be imported.
 ALLOWED = {
-    "ray": ("data/pipeline.py", "training/ray_trainer.py", "generation/batch.py", "benchmarks/"),
+    "ray": ("data/pipeline.py", "training/ray_", "generation/batch.py", "benchmarks/"),
     "deepspeed": ("training/zero.py",),
     "mmpose": ("pose/",),
     "mmengine": ("pose/",),

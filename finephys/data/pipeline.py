@@ -13,7 +13,7 @@ A bad clip is data: it leaves with its `error` set, skips the hops after it, and
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -109,17 +109,19 @@ def feature_rows(index: "ClipIndex", init: str, config: RowsConfig) -> ray.data.
     return rows.map_batches(EncodeLatents, **actors)
 
 
-def window_rows(sample_window: Callable[[int, int], Row], first: int, num_windows: int, seed: int) -> ray.data.Dataset:
-    """Rows of the stages lifting and physics: `num_windows` synthetic windows from `first` on of the stream `seed`."""
+def window_rows(
+    sample_window: Callable[[int, int], Row], index_of: Callable[[int], int], num_windows: int, seed: int
+) -> ray.data.Dataset:
+    """Rows of the stages lifting and physics: of the stream `seed` the windows index_of(0), index_of(1), ..."""
 
     def sample(batch: dict[str, np.ndarray[Any, Any]]) -> pa.Table:
         _one_thread()
-        indices = [first + int(index) for index in batch["id"]]
+        indices = [index_of(int(position)) for position in batch["id"]]
         return to_table([{"clip_id": f"window-{index}", **sample_window(index, seed)} for index in indices])
 
-    # 1. index, 1:1
+    # 1. position, 1:1
     num_blocks = max(1, num_windows // WINDOWS_PER_BLOCK)
-    # 2. index -> window, 1:1
+    # 2. position -> window, 1:1
     return ray.data.range(num_windows, override_num_blocks=num_blocks).map_batches(
         sample, batch_size=WINDOWS_PER_BLOCK, batch_format="numpy", num_cpus=0.5
     )
@@ -239,21 +241,43 @@ class EncodeLatents:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClipIndex:
-    """The clips of one split: their ids, sorted, and the shards that hold them."""
+class RowGroup:
+    """Clips of one row group of a shard, in the order in which they are wanted."""
 
-    shards: tuple[str, ...]
+    shard: str
+    number: int
     clip_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipIndex:
+    """The clips of one split: the row groups that hold them, in the order in which they are read."""
+
+    groups: tuple[RowGroup, ...]
     split: str
+
+    @property
+    def shards(self) -> tuple[str, ...]:
+        """The shards that hold clips of these."""
+        return tuple(dict.fromkeys(group.shard for group in self.groups))
+
+    @property
+    def clip_ids(self) -> tuple[str, ...]:
+        """The ids of all clips, sorted."""
+        return tuple(sorted(clip_id for group in self.groups for clip_id in group.clip_ids))
 
     def evenly(self, num_clips: int) -> "ClipIndex":
         """At most `num_clips` of these, spread evenly over the ids."""
-        if num_clips >= len(self.clip_ids):
+        clip_ids = self.clip_ids
+        if num_clips >= len(clip_ids):
             return self
-        picked = np.linspace(0, len(self.clip_ids) - 1, num_clips).round().astype(int)
-        return ClipIndex(
-            shards=self.shards, clip_ids=tuple(self.clip_ids[position] for position in picked), split=self.split
-        )
+        positions = np.linspace(0, len(clip_ids) - 1, num_clips).round().astype(int)
+        picked = {clip_ids[position] for position in positions}
+        groups = [
+            replace(group, clip_ids=tuple(clip_id for clip_id in group.clip_ids if clip_id in picked))
+            for group in self.groups
+        ]
+        return replace(self, groups=tuple(group for group in groups if group.clip_ids))
 
 
 def index_clips(url: str, split: str) -> ClipIndex:
@@ -262,29 +286,33 @@ def index_clips(url: str, split: str) -> ClipIndex:
     Raises FileNotFoundError without a folder or shards; ValueError, naming the shard, on one that is no readable
     Parquet file or of an unknown schema, on a clip_id that occurs twice, and where the split is empty.
     """
-    shards, clip_ids, splits_seen = [], [], set()
+    groups, splits_seen = [], set()
     for shard in storage.list_shards(url):
         filesystem, path = storage.open_filesystem(shard)
         try:
             with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
                 check_schema(file.schema_arrow, shard)
                 table = file.read(columns=["clip_id", "split"])
+                sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
         except pa.ArrowException as error:
             raise ValueError(f"shard {shard} cannot be read: {str(error).splitlines()[0]}") from error
         splits_seen |= set(table["split"].to_pylist())
-        found = table.filter(pc.equal(table["split"], split))["clip_id"].to_pylist()
-        if found:
-            shards.append(shard)
-            clip_ids += found
-    if not clip_ids:
+        start = 0
+        for number, size in enumerate(sizes):
+            rows = table.slice(start, size)
+            found = rows.filter(pc.equal(rows["split"], split))["clip_id"].to_pylist()
+            if found:
+                groups.append(RowGroup(shard=shard, number=number, clip_ids=tuple(found)))
+            start += size
+    if not groups:
         raise ValueError(
             f"data {url} has no clip in split {split!r}, it has {', '.join(sorted(splits_seen)) or 'none'}"
         )
-    clip_ids.sort()
-    for one, next_one in pairwise(clip_ids):
+    index = ClipIndex(groups=tuple(groups), split=split)
+    for one, next_one in pairwise(index.clip_ids):
         if one == next_one:
             raise ValueError(f"data {url} has clip_id {one} twice in split {split!r}")
-    return ClipIndex(shards=tuple(shards), clip_ids=tuple(clip_ids), split=split)
+    return index
 
 
 def _read_clips(index: ClipIndex) -> ray.data.Dataset:
@@ -293,25 +321,19 @@ def _read_clips(index: ClipIndex) -> ray.data.Dataset:
     A row group is a task, and Ray runs the hop that decodes within the same task: records are not copied in between,
     and memory holds some row groups at a time, however many shards there are.
     """
-    wanted = pa.array(sorted(index.clip_ids))
+    groups = index.groups
 
     def read_groups(places: pa.Table) -> Iterator[pa.Table]:
-        for shard, group in zip(places["shard"].to_pylist(), places["row_group"].to_pylist(), strict=True):
-            filesystem, path = storage.open_filesystem(shard)
+        for place in places["place"].to_pylist():
+            group = groups[place]
+            filesystem, path = storage.open_filesystem(group.shard)
             with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-                clips = file.read_row_group(group, columns=CLIP_SCHEMA.names)
-            yield clips.filter(pc.is_in(clips["clip_id"], wanted))
+                clips = file.read_row_group(group.number, columns=CLIP_SCHEMA.names)
+            yield clips.take(pc.index_in(pa.array(group.clip_ids), value_set=clips["clip_id"].combine_chunks()))
 
-    groups = [{"shard": shard, "row_group": group} for shard in index.shards for group in range(_num_row_groups(shard))]
-    places = ray.data.from_items(groups, override_num_blocks=len(groups))
+    places = ray.data.from_items([{"place": place} for place in range(len(groups))], override_num_blocks=len(groups))
     places.context.target_max_block_size = BLOCK_BYTES
     return places.map_batches(read_groups, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
-
-
-def _num_row_groups(shard: str) -> int:
-    filesystem, path = storage.open_filesystem(shard)
-    with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-        return int(file.num_row_groups)
 
 
 # --- rows and tables

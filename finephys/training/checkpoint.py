@@ -15,7 +15,8 @@ to keep: every random choice is seeded by (seed, step, rank), see loop.py.
 
 import json
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from torch import Tensor
 
 from finephys.config import TrainConfig, as_json, config_hash, differences
 from finephys.data import storage
+from finephys.training.batches import StreamPosition, shared_anew, start_positions
 from finephys.training.ema import ExponentialMovingAverage
+from finephys.training.patience import patiently
 from finephys.training.zero import Engine
 
 RECORD = "checkpoint.json"
@@ -64,14 +67,14 @@ def list_checkpoints(output: str) -> list[Checkpoint]:
 def latest_checkpoint(config: TrainConfig) -> Checkpoint | None:
     """The newest checkpoint in config.output, None if there is none.
 
-    Raises ValueError where it is of another configuration or another number of ranks.
+    Raises ValueError where it is of another configuration. Another number of ranks with the same global batch is none.
     """
     checkpoints = list_checkpoints(config.output)
     if not checkpoints:
         return None
     newest = checkpoints[-1]
-    if newest.record["config_hash"] != config_hash(config):
-        changed = differences(as_json(config), newest.record["config"]) or ["the code's defaults"]
+    changed = differences(as_json(config), newest.record["config"])
+    if changed:
         shown = ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
         raise ValueError(
             f"output {config.output} holds a checkpoint of another configuration ({shown}); "
@@ -80,27 +83,56 @@ def latest_checkpoint(config: TrainConfig) -> Checkpoint | None:
     return newest
 
 
-def save_checkpoint(engine: Engine, average: ExponentialMovingAverage, config: TrainConfig, step: int) -> str:
+def best_checkpoint(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The one with the lowest validation loss; None where none was validated."""
+    validated = [one for one in checkpoints if one.record.get("validation_loss") is not None]
+    return min(validated, key=lambda one: float(one.record["validation_loss"]), default=None)
+
+
+def stream_positions(checkpoint: Checkpoint | None, num_ranks: int) -> list[StreamPosition]:
+    """Where each of num_ranks ranks reads on after `checkpoint`; None: from the start."""
+    saved = [] if checkpoint is None else checkpoint.record.get("stream", [])
+    if not saved:
+        return start_positions(num_ranks)
+    positions = [
+        StreamPosition(left=tuple((group, read) for group, read in one["left"]), next=one["next"], stride=one["stride"])
+        for one in saved
+    ]
+    return shared_anew(positions, num_ranks)
+
+
+def save_checkpoint(
+    engine: Engine,
+    average: ExponentialMovingAverage,
+    config: TrainConfig,
+    step: int,
+    position: StreamPosition | None = None,
+    validation_loss: float | None = None,
+) -> str:
     """Write a checkpoint after `step` optimizer steps; every rank calls this. Returns its URL.
 
-    Afterwards only the newest config.keep_checkpoints remain.
+    position: where this rank's stream goes on, where it has one.  validation_loss: of just these weights, if known.
+    Afterwards only the newest config.keep_checkpoints remain, and the one with the lowest validation loss.
     """
     url = storage.join(checkpoints_url(config.output), f"step-{step:08d}")
+    patience_s = 60 * config.storage_patience_minutes
     if engine.rank == 0:
         # What an earlier attempt at this step left half-written.
-        storage.delete_folder(url)
+        patiently(lambda: storage.delete_folder(url), patience_s)
     engine.barrier()
     if storage.is_local(url):
-        _write_share(engine, average, storage.local_path(url))
+        patiently(lambda: _write_share(engine, average, storage.local_path(url)), patience_s)
     else:
         with tempfile.TemporaryDirectory(prefix="finephys-checkpoint-") as scratch:
             _write_share(engine, average, Path(scratch))
-            storage.upload_folder(Path(scratch), url)
-    engine.barrier()
+            patiently(lambda: storage.upload_folder(Path(scratch), url), patience_s)
+    positions = engine.gathered(None if position is None else asdict(position))
     if engine.rank == 0:
         record = {
             "step": step,
+            "validation_loss": validation_loss,
             "samples_seen": step * config.global_batch,
+            "stream": [one for one in positions if one is not None],
             "world_size": engine.world_size,
             "zero_stage": config.zero.stage,
             "shapes": engine.full_shapes(),
@@ -109,25 +141,40 @@ def save_checkpoint(engine: Engine, average: ExponentialMovingAverage, config: T
             "finephys_version": metadata.version("finephys"),
             "torch_version": torch.__version__,
         }
-        storage.write_bytes(storage.join(url, RECORD), json.dumps(record, indent=1).encode())
-        _delete_old(config)
+        encoded = json.dumps(record, indent=1).encode()
+        patiently(lambda: storage.write_bytes(storage.join(url, RECORD), encoded), patience_s)
+        patiently(lambda: _delete_old(config), patience_s)
     # No rank goes on before the checkpoint counts: one that looked for the newest would find the one before.
     engine.barrier()
     return url
 
 
 def load_checkpoint(checkpoint: Checkpoint, engine: Engine, average: ExponentialMovingAverage) -> None:
-    """Restore weights, optimizer state and moving average; every rank calls this."""
+    """Restore weights, optimizer state and moving average; every rank calls this, whatever number wrote it.
+
+    On another number of ranks `engine` must have been built for it (is_resharding).
+    """
     with tempfile.TemporaryDirectory(prefix="finephys-checkpoint-") as scratch:
+        folder = Path(scratch)
         if storage.is_local(checkpoint.url):
             folder = storage.local_path(checkpoint.url)
         else:
-            folder = Path(scratch)
             storage.download_folder(checkpoint.url, folder)
-        engine.load(folder / "engine")
-        saved = load_file(folder / _average_name(checkpoint.record, engine.rank))
+        if not is_resharding(checkpoint, engine.world_size):
+            engine.load(folder / "engine")
+            saved = load_file(folder / _average_name(checkpoint.record, engine.rank))
+        else:
+            engine.load_resharded(folder / "engine", Path(scratch) / "universal")
+            saved = {name: engine.share(value, name) for name, value in read_average(checkpoint).items()}
     for name, value in average.values.items():
         value.copy_(saved[name])
+
+
+def is_resharding(checkpoint: Checkpoint | None, num_ranks: int) -> bool:
+    """Whether num_ranks ranks must share out anew what the ranks of `checkpoint` held; without ZeRO all hold all."""
+    if checkpoint is None or checkpoint.record["zero_stage"] == 0:
+        return False
+    return bool(checkpoint.record["world_size"] != num_ranks)
 
 
 def read_average(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -169,7 +216,10 @@ def _average_name(record: dict[str, Any], rank: int) -> str:
 
 def _delete_old(config: TrainConfig) -> None:
     complete = list_checkpoints(config.output)
+    best = best_checkpoint(complete)
     for old in complete[: -config.keep_checkpoints]:
+        if old == best:
+            continue
         # The record goes first: what is being deleted must not look complete.
         storage.delete_file(storage.join(old.url, RECORD))
         storage.delete_folder(old.url)

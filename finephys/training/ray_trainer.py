@@ -7,7 +7,6 @@ Units:   minutes
 Everything that a user can get wrong is checked by `prepare` before Ray starts.
 """
 
-import json
 import logging
 import os
 import sys
@@ -15,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,15 +27,25 @@ from tqdm import tqdm
 
 from finephys.config import TrainConfig
 from finephys.data import pipeline, storage
-from finephys.data.pipeline import ClipIndex, Row
-from finephys.telemetry import MetricsLog, plot_losses, read_metrics
+from finephys.data.pipeline import ClipIndex
+from finephys.telemetry import MetricsLog, TensorBoardLog, plot_losses, read_metrics
 from finephys.training import batches as ordering
-from finephys.training.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
+from finephys.training import ray_rows
+from finephys.training.checkpoint import (
+    Checkpoint,
+    is_resharding,
+    latest_checkpoint,
+    load_checkpoint,
+    stream_positions,
+)
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.estimate import CPUS_FOR_DATA
 from finephys.training.export import export_pipeline, is_exported
 from finephys.training.loop import Outcome, train
-from finephys.training.stages import Stage
+from finephys.training.page import write_page
+from finephys.training.ray_failures import NoRetryOfRefused, refusing, told_in_one_line
+from finephys.training.ray_metrics import ReportToRay
+from finephys.training.stages import Sampler, Stage
 from finephys.training.zero import Engine
 
 
@@ -81,7 +90,8 @@ def prepare(config: TrainConfig, stage: Stage) -> Prepared:
 def run(config: TrainConfig, stage: Stage) -> Outcome:
     """Train `config` to its end or its deadline and export; a run that was interrupted continues.
 
-    Raises what `prepare` raises, and RuntimeError where the run failed more often than config.max_failures.
+    Raises what `prepare` raises, ValueError where a rank finds more of the kind, and JobFailed where a loss or gradient
+    is not finite or ranks were lost more often than config.max_failures.
     """
     started_s = time.time()
     if not config.use_gpu:
@@ -100,13 +110,13 @@ def run(config: TrainConfig, stage: Stage) -> Outcome:
         start_ray(config)
         deadline_s = None if config.max_minutes is None else started_s + 60 * config.max_minutes
         first_step = 0 if resume_from is None else resume_from.step
-        datasets = _datasets(config, stage, prepared, first_step)
-        _fit(config, stage, datasets, first_step, deadline_s)
+        _fit(config, stage, prepared, first_step, deadline_s)
 
     newest = latest_checkpoint(config)
     assert newest is not None, "a run that ended without an error wrote a checkpoint"
     storage.delete_folder(_scratch(config))
     plot_losses(config.output)
+    write_page(config)
     # Last: a run whose pipeline is whole counts as finished.
     export_pipeline(newest, config, stage, pipeline_url)
     return Outcome(step=newest.step, is_finished=newest.step >= config.steps)
@@ -139,63 +149,24 @@ def start_ray(config: TrainConfig) -> None:
 # --- rows
 
 
-def _datasets(config: TrainConfig, stage: Stage, prepared: Prepared, first_step: int) -> dict[str, ray.data.Dataset]:
-    """The rows of training and of validation, made now where they are held, lazily where they stream."""
+def _held_datasets(config: TrainConfig, stage: Stage, prepared: Prepared) -> dict[str, ray.data.Dataset]:
+    """The rows of validation, and of training where the ranks hold them."""
     if stage.rows == "windows":
-        assert stage.sample_window is not None
-        assert stage.sample_validation_window is not None
-        num_seen = first_step * config.global_batch
-        num_left = (config.steps - first_step) * config.global_batch
-        num_validation = config.validation_batches * config.batch_size
+        windows = {"validation": ray_rows.validation_windows(config, stage)}
         if config.rows.num_windows is not None:
-            num_seen, num_left = 0, config.rows.num_windows
-        return {
-            # The stream starts where the checkpoint stopped, so that nothing is made again only to be skipped.
-            "train": pipeline.window_rows(stage.sample_window, num_seen, num_left, config.seed),
-            "validation": pipeline.window_rows(stage.sample_validation_window, 0, num_validation, config.seed),
-        }
-    assert prepared.train_clips is not None
+            windows["train"] = ray_rows.held_windows(config, stage, config.rows.num_windows)
+        return windows
     assert prepared.validation_clips is not None
-    datasets = {}
-    failures: list[Row] = []
-    for name, index in (("train", prepared.train_clips), ("validation", prepared.validation_clips)):
-        if stage.rows == "features":
-            assert config.init is not None
-            rows = pipeline.feature_rows(index, config.init, config.rows)
-        else:
-            rows = pipeline.decoded_rows(index)
-        if config.rows.materialise or name == "validation":
-            started = time.perf_counter()
-            rows = rows.materialize()
-            failed = _count_rows(rows, index)
-            failures += failed
-            num_sound = len(index.clip_ids) - len(failed)
-            seconds = time.perf_counter() - started
-            print(
-                f"finephys: {name} rows: {len(index.clip_ids)} clips = {num_sound} + {len(failed)} failed, "
-                f"{rows.size_bytes() / 1e6:.0f} MB, {seconds:.0f} s",
-                file=sys.stderr,
-            )
-            if num_sound == 0:
-                raise ValueError(f"every clip of split {index.split} failed, the first with: {failed[0]['error']}")
-        datasets[name] = rows
-    _write_failures(config.output, "rows", failures)
+    wanted = {"validation": prepared.validation_clips}
+    if config.rows.materialise:
+        assert prepared.train_clips is not None
+        wanted = {"train": prepared.train_clips, **wanted}
+    datasets, failures = {}, []
+    for name, index in wanted.items():
+        datasets[name], failed = ray_rows.held_rows(config, stage, index, name)
+        failures += failed
+    ray_rows.write_failures(storage.join(config.output, "failures-rows.jsonl"), failures)
     return datasets
-
-
-def _count_rows(rows: ray.data.Dataset, index: ClipIndex) -> list[Row]:
-    """The failures among materialised rows; asserts that every clip went in once and came out once."""
-    table = rows.select_columns(["clip_id", "error"]).take_all()
-    assert sorted(row["clip_id"] for row in table) == list(index.clip_ids), "a clip was lost or doubled on its way"
-    return [row for row in table if row["error"] is not None]
-
-
-def _write_failures(output: str, source: str, failures: list[Row]) -> None:
-    """OUTPUT/failures-SOURCE.jsonl: clip_id and error of each clip that was left out; absent where there are none."""
-    if failures:
-        lines = [json.dumps({"clip_id": row["clip_id"], "error": row["error"]}) for row in failures]
-        storage.write_bytes(storage.join(output, f"failures-{source}.jsonl"), "".join(f"{x}\n" for x in lines).encode())
-        print(f"finephys: {len(failures)} clips failed, see {output}/failures-{source}.jsonl", file=sys.stderr)
 
 
 def _check_feature_parts(config: TrainConfig) -> None:
@@ -213,19 +184,24 @@ def _check_feature_parts(config: TrainConfig) -> None:
 def _fit(
     config: TrainConfig,
     stage: Stage,
-    datasets: dict[str, ray.data.Dataset],
+    prepared: Prepared,
     first_step: int,
     deadline_s: float | None,
 ) -> None:
     filesystem, path = storage.open_filesystem(_scratch(config))
-    # Rows that are held go whole to every rank, which picks its own; a stream is shared out.
-    split = ["train"] if _is_streamed(config, stage) else []
-    options = ray.data.ExecutionOptions(preserve_order=True)
     trainer = TorchTrainer(
         _train_on_rank,
-        train_loop_config={"config": config, "stage": stage, "stream_start": first_step, "deadline_s": deadline_s},
-        datasets=datasets,
-        dataset_config=DataConfig(datasets_to_split=split, execution_options=options),
+        train_loop_config={
+            "config": config,
+            "stage": stage,
+            "train_clips": prepared.train_clips,
+            "deadline_s": deadline_s,
+        },
+        datasets=_held_datasets(config, stage, prepared),
+        # Rows that are held go whole to every rank, which picks its own.
+        dataset_config=DataConfig(
+            datasets_to_split=[], execution_options=ray.data.ExecutionOptions(preserve_order=True)
+        ),
         scaling_config=ScalingConfig(
             num_workers=config.num_workers,
             use_gpu=config.use_gpu,
@@ -237,9 +213,10 @@ def _fit(
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
+            callbacks=[NoRetryOfRefused()],
         ),
     )
-    with _progress(config, first_step):
+    with _progress(config, first_step), told_in_one_line(config.max_failures):
         trainer.fit()
 
 
@@ -258,10 +235,17 @@ def _progress(config: TrainConfig, first_step: int) -> Iterator[None]:
         with tqdm(total=config.steps, initial=first_step, desc=config.stage, unit="step", mininterval=0) as bar:
             while True:
                 is_last = is_done.wait(seconds)
-                trained = [line for line in read_metrics(config.output) if line["split"] == "train"]
+                trained = []
+                with suppress(OSError):
+                    trained = [line for line in read_metrics(config.output) if line["split"] == "train"]
                 if trained:
                     newest = trained[-1]
-                    bar.set_postfix_str(f"loss {newest['loss']:.4g}, {newest['samples_per_s']:.1f} samples/s", False)
+                    bar.set_postfix_str(
+                        f"loss {newest['loss']:.4g}, {newest['samples_per_s']:.1f} samples/s, "
+                        f"{newest['frames_per_s']:.0f} frames/s, {newest['data_wait_share']:.0%} waiting, "
+                        f"{newest['resident_mb']:.0f} MB",
+                        False,
+                    )
                     bar.update(newest["step"] - bar.n)
                 if is_last:
                     return
@@ -277,15 +261,20 @@ def _progress(config: TrainConfig, first_step: int) -> Iterator[None]:
 
 def _train_on_rank(job: dict[str, Any]) -> None:
     """What one rank does, from its module to the last step; runs anew after a failure."""
+    with refusing():
+        _train_from_checkpoint(job)
+
+
+def _train_from_checkpoint(job: dict[str, Any]) -> None:
     config: TrainConfig = job["config"]
     stage: Stage = job["stage"]
     torch.set_num_threads(config.threads)
     rank = ray.train.get_context().get_world_rank()
 
     module = build_module(config, stage)
-    engine = Engine(module, config)
-    average = ExponentialMovingAverage(engine.live_values(), config.optimizer.ema_decay)
     resume_from = latest_checkpoint(config)
+    engine = Engine(module, config, is_resharding=is_resharding(resume_from, config.num_workers))
+    average = ExponentialMovingAverage(engine.live_values(), config.optimizer.ema_decay)
     first_step = 0
     if resume_from is not None:
         load_checkpoint(resume_from, engine, average)
@@ -293,15 +282,16 @@ def _train_on_rank(job: dict[str, Any]) -> None:
 
     held, _ = pipeline.collect_rows(_tables("validation"))
     validation = ordering.validation_batches(held, stage.collate, config)
-    if _is_streamed(config, stage):
-        # A stream of windows starts at the step where this start of the driver found a checkpoint.
-        stream_start = job["stream_start"] if stage.rows == "windows" else 0
-        num_skipped = (first_step - stream_start) * config.batch_size * config.accumulation
-        rows_of_epoch = _Stream(config.output, rank)
-        batches = ordering.streamed_batches(rows_of_epoch, stage.collate, config, rank, first_step, num_skipped)
-    else:
+    if stage.rows == "windows" and config.rows.num_windows is None:
+        windows = ray_rows.window_stream(config, stage, rank, first_step)
+        batches = ordering.streamed_batches(windows, stage.collate, config, rank, first_step)
+    elif stage.rows == "windows" or config.rows.materialise:
         rows, _ = pipeline.collect_rows(_tables("train"))
         batches = ordering.held_batches(rows, stage.collate, config, rank, first_step)
+    else:
+        position = stream_positions(resume_from, config.num_workers)[rank]
+        clips = ray_rows.clip_stream(config, stage, job["train_clips"], rank, position)
+        batches = ordering.streamed_batches(clips, stage.collate, config, rank, first_step)
 
     train(
         config,
@@ -310,47 +300,41 @@ def _train_on_rank(job: dict[str, Any]) -> None:
         ordering.prefetched(batches),
         validation,
         MetricsLog(config.output, first_step, is_writer=rank == 0),
+        TensorBoardLog(config.output, first_step, is_writer=rank == 0),
         first_step=first_step,
         deadline_s=job["deadline_s"],
-        report=ray.train.report,
+        report=ReportToRay(rank),
+        sampler=_build_sampler(config, stage),
     )
 
 
 def build_module(config: TrainConfig, stage: Stage) -> torch.nn.Module:
     """The stage's module in float32, the same on every rank; a remote config.init is fetched by each."""
-    torch.manual_seed(config.seed)
+    with _local_init(config) as init:
+        torch.manual_seed(config.seed)
+        return stage.build(config.module, init).float()
+
+
+def _build_sampler(config: TrainConfig, stage: Stage) -> Sampler | None:
+    if stage.sampler is None or config.sample_every is None:
+        return None
+    with _local_init(config) as init:
+        assert init is not None, "a stage that makes videos takes its VAE from init"
+        return stage.sampler(init)
+
+
+@contextmanager
+def _local_init(config: TrainConfig) -> Iterator[Path | None]:
     if config.init is None:
-        return stage.build(config.module, None).float()
-    if storage.is_local(config.init):
-        return stage.build(config.module, storage.local_path(config.init)).float()
-    with tempfile.TemporaryDirectory(prefix="finephys-init-") as scratch:
-        storage.download_folder(config.init, Path(scratch))
-        return stage.build(config.module, Path(scratch)).float()
-
-
-def _is_streamed(config: TrainConfig, stage: Stage) -> bool:
-    return config.rows.num_windows is None if stage.rows == "windows" else not config.rows.materialise
+        yield None
+    elif storage.is_local(config.init):
+        yield storage.local_path(config.init)
+    else:
+        with tempfile.TemporaryDirectory(prefix="finephys-init-") as scratch:
+            storage.download_folder(config.init, Path(scratch))
+            yield Path(scratch)
 
 
 def _tables(name: str) -> Iterator[Any]:
     shard = ray.train.get_dataset_shard(name)
     yield from shard.iter_batches(batch_size=pipeline.CLIPS_PER_BATCH, batch_format="pyarrow")
-
-
-class _Stream:
-    """This rank's sound rows of an epoch, in the stream's order; the others go into the failures table, once each."""
-
-    def __init__(self, output: str, rank: int) -> None:
-        self.output = output
-        self.rank = rank
-        self.failures: dict[str, Row] = {}
-
-    def __call__(self, epoch: int) -> Iterator[Row]:
-        del epoch
-        for table in _tables("train"):
-            for row in pipeline.to_rows(table):
-                if "error" not in row:
-                    yield row
-                elif row["clip_id"] not in self.failures:
-                    self.failures[row["clip_id"]] = row
-                    _write_failures(self.output, f"stream-rank{self.rank}", list(self.failures.values()))

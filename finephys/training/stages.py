@@ -20,6 +20,7 @@ import torch
 RowKind = Literal["decoded", "features", "windows"]
 Row = dict[str, Any]
 Batch = dict[str, torch.Tensor]
+Sampler = Callable[[Any, Batch], list[tuple[np.ndarray[Any, np.dtype[np.uint8]], float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class Stage:
     build(config, init): the module, fresh or from the parts in the pipeline folder `init`. Its forward(batch) returns
     scalar loss terms, "loss" among them; its export(folder) writes its parts of a pipeline folder.
     collate(rows, rng): rows as the chain made them to one batch.  sample_window(index, seed) and
-    sample_validation_window: only where rows is "windows".
+    sample_validation_window: only where rows is "windows".  sampler(init): where the stage makes videos, a function of
+    module and batch that returns what the module makes of each sample: (F,H,W,3) uint8 frames and frames a second.
     """
 
     rows: RowKind
@@ -38,6 +40,7 @@ class Stage:
     collate: Callable[[list[Row], np.random.Generator], Batch]
     sample_window: Callable[[int, int], Row] | None = None
     sample_validation_window: Callable[[int, int], Row] | None = None
+    sampler: Callable[[Path], Sampler] | None = None
 
 
 def find_stage(name: str) -> Stage:
@@ -90,7 +93,13 @@ def find_stage(name: str) -> Stage:
                 build=joint.build_frames,
                 collate=joint.collate_frames,
             )
-        return Stage(rows="features", config=joint.JointTrainingConfig, build=joint.build, collate=joint.collate)
+        return Stage(
+            rows="features",
+            config=joint.JointTrainingConfig,
+            build=joint.build,
+            collate=joint.collate,
+            sampler=joint.sampler,
+        )
     raise ValueError(f"unknown stage {name!r}, wanted one of vae, pose2d, lifting, physics, frames, joint")
 
 

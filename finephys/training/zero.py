@@ -7,6 +7,9 @@ Units:   none
 We hand DeepSpeed a torch optimizer: its own AdamW is compiled at the first start, which takes three minutes on a CPU.
 """
 
+import argparse
+import contextlib
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -23,7 +26,8 @@ CHECKPOINT_TAG = "engine"
 class Engine:
     """A module under DeepSpeed on this rank. Needs the torch.distributed environment that Ray Train sets."""
 
-    def __init__(self, module: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, module: nn.Module, config: TrainConfig, *, is_resharding: bool = False) -> None:
+        """is_resharding: the checkpoint that will be loaded was written by another number of ranks."""
         # Read at DeepSpeed's import: without it a machine with CUDA libraries and no GPU picks CUDA.
         if not config.use_gpu:
             os.environ["DS_ACCELERATOR"] = "cpu"
@@ -47,13 +51,27 @@ class Engine:
         )
         self.optimizer.register_step_pre_hook(_refuse_nonfinite_gradients)
         self.engine, *_ = deepspeed.initialize(
-            model=module, optimizer=self.optimizer, config=deepspeed_config(config), model_parameters=trainable
+            model=module,
+            optimizer=self.optimizer,
+            config=deepspeed_config(config) | {"checkpoint": {"load_universal": is_resharding}},
+            model_parameters=trainable,
         )
         self.device = torch.device(self.engine.device)
         self._plain_norm = torch.zeros(())
         persistent = module.state_dict(keep_vars=True)
         self._trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
         self._buffers = {name: value for name, value in module.named_buffers() if name in persistent}
+
+    @property
+    def module(self) -> nn.Module:
+        """The module itself. Under ZeRO-3 its weights are whole only within the forward pass of each of its parts."""
+        module: nn.Module = self.engine.module
+        return module
+
+    @property
+    def cuda_devices(self) -> list[int]:
+        """The GPU of this rank, for torch.random.fork_rng; none on a CPU."""
+        return [torch.cuda.current_device()] if self.device.type == "cuda" else []
 
     @property
     def rank(self) -> int:
@@ -90,6 +108,22 @@ class Engine:
         norm = self._plain_norm if self.config.zero.stage == 0 else self.engine.get_global_grad_norm()
         return torch.as_tensor(norm, dtype=torch.float32).detach()
 
+    def grad_norms_by_part(self) -> dict[str, Tensor]:
+        """Norm of the gradient of each direct child of the module, between backward and step; every rank calls this.
+
+        Under ZeRO each weight's gradient is gathered for it: now and then, not at every step.
+        """
+        from deepspeed.utils import safe_get_full_grad
+
+        squares: dict[str, Tensor] = {}
+        for name, parameter in self._trained.items():
+            gradient = parameter.grad if self.config.zero.stage == 0 else safe_get_full_grad(parameter)
+            if gradient is not None:
+                part = name.split(".")[0]
+                square = gradient.detach().float().square().sum()
+                squares[part] = squares[part] + square if part in squares else square
+        return {part: square.sqrt() for part, square in squares.items()}
+
     def train(self, is_training: bool) -> None:
         self.engine.train(is_training)
 
@@ -119,6 +153,19 @@ class Engine:
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
         return bool(flag.item())
 
+    def mean_over_ranks(self, values: Tensor) -> Tensor:
+        """The mean of each value over the ranks."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def gathered(self, value: Any) -> list[Any]:
+        """`value` of every rank, in their order; small plain values only."""
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def barrier(self) -> None:
         if self.world_size > 1:
             torch.distributed.barrier()
@@ -132,6 +179,37 @@ class Engine:
         loaded, _ = self.engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
         if loaded is None:
             raise ValueError(f"checkpoint {folder} holds no {CHECKPOINT_TAG} state")
+
+    def load_resharded(self, folder: Path, scratch: Path) -> None:
+        """Restore what save wrote on another number of ranks, through DeepSpeed's universal checkpoint in `scratch`."""
+        from deepspeed.checkpoint import ds_to_universal
+
+        # Each rank converts for itself: ranks on other machines see no common folder.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            ds_to_universal.main(
+                argparse.Namespace(
+                    input_folder=str(folder / CHECKPOINT_TAG),
+                    output_folder=str(scratch / CHECKPOINT_TAG),
+                    num_extract_workers=1,
+                    num_merge_workers=1,
+                    keep_temp_folder=False,
+                    strict=True,
+                    # Of stages 1 and 2: nothing is missing but the mark that says so.
+                    inject_missing_state=True,
+                )
+            )
+        self.load(scratch)
+        self.barrier()
+
+    def share(self, whole: Tensor, name: str) -> Tensor:
+        """What this rank holds of the whole value of `name`, in the shape of live_values."""
+        held = self.live_values().get(name)
+        if held is None or held.shape == whole.shape:
+            return whole
+        # ZeRO-3: flat, in equal pieces, the last one padded.
+        padded = torch.zeros(held.numel() * self.world_size, dtype=whole.dtype)
+        padded[: whole.numel()] = whole.flatten()
+        return padded[self.rank * held.numel() : (self.rank + 1) * held.numel()]
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:

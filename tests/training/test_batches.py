@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from finephys.training.batches import held_batches, prefetched, streamed_batches, validation_batches
+from finephys.training.batches import (
+    StreamPosition,
+    held_batches,
+    prefetched,
+    shared_anew,
+    start_positions,
+    streamed_batches,
+    validation_batches,
+    window_index,
+)
 from tests.training.tiny_stage import tiny_config
 
 ROWS = [{"clip_id": f"clip-{index:02d}", "value": index} for index in range(10)]
@@ -53,20 +62,70 @@ def test_a_later_start_continues_the_sequence() -> None:
         assert torch.equal(ours.tensors["noise"], theirs.tensors["noise"])
 
 
-def test_a_stream_goes_on_after_the_rows_it_had_seen() -> None:
-    def epochs(epoch):
-        return iter(ROWS)
-
-    whole = list(islice(streamed_batches(epochs, collate, CONFIG, 0, 0, 0), 8))
-    rest = list(islice(streamed_batches(epochs, collate, CONFIG, 0, 5, 20), 3))
-    for ours, theirs in zip(rest, whole[5:], strict=True):
-        assert ours.clip_ids == theirs.clip_ids
-        assert torch.equal(ours.tensors["noise"], theirs.tensors["noise"])
+def test_two_ranks_read_the_windows_of_one() -> None:
+    whole = [window_index(position, CONFIG, 0, 0) for position in range(40)]
+    assert whole == list(range(40))
+    shared = replace(CONFIG, num_workers=2, batch_size=1, accumulation=2)
+    # From step 3 on: the 4 windows of a step, micro-batch by micro-batch, rank by rank.
+    together = [window_index(micro, shared, rank, 3) for micro in range(4) for rank in range(2)]
+    assert together == list(range(12, 20))
 
 
-def test_an_empty_stream_is_an_error_and_no_hang() -> None:
-    with pytest.raises(ValueError, match="stream of rows is empty"):
-        next(streamed_batches(lambda epoch: iter([]), collate, CONFIG, 0, 0, 0))
+SIZES = (3, 1, 4)
+
+
+def _read(position: StreamPosition, num_clips: int) -> tuple[list[tuple[int, int]], StreamPosition]:
+    """The next clips from a position as (group of the sequence, clip), and where that leads; groups repeat SIZES."""
+    clips = []
+    for num_groups, (group, num_read) in enumerate(position.groups()):
+        for clip in range(num_read, SIZES[group % 3]):
+            clips.append((group, clip))
+            if len(clips) == num_clips:
+                is_last = clip + 1 == SIZES[group % 3]
+                return clips, position.after(num_groups + is_last, 0 if is_last else clip + 1)
+    raise AssertionError("a stream ended")
+
+
+def test_a_stream_reads_on_where_it_was() -> None:
+    for rank, start in enumerate(start_positions(2)):
+        whole, end = _read(start, 30)
+        assert {group % 2 for group, _ in whole} == {rank}
+        position, parts = start, []
+        for num_clips in (1, 2, 5, 1, 10, 11):
+            part, position = _read(position, num_clips)
+            parts += part
+        assert parts == whole
+        assert position == end
+
+
+def test_other_ranks_read_the_rest_each_clip_once() -> None:
+    clips, positions = [], start_positions(3)
+    # 3 ranks, then 2, then 4, whose ranks never read the same number of clips.
+    for num_ranks, speeds in ((3, (5, 9, 2)), (2, (7, 11)), (4, (8, 3, 12, 20)), (1, (150,))):
+        positions = shared_anew(positions, num_ranks)
+        assert len(positions) == num_ranks
+        for rank, num_clips in enumerate(speeds):
+            part, positions[rank] = _read(positions[rank], num_clips)
+            clips += part
+    assert len(set(clips)) == len(clips)
+    # The last rank alone read on without a gap: all before its group is read.
+    last = max(clips)[0]
+    assert {clip for clip in clips if clip[0] < last} == {
+        (group, clip) for group in range(last) for clip in range(SIZES[group % 3])
+    }
+
+
+def test_the_same_number_of_ranks_goes_on_as_before() -> None:
+    positions = start_positions(2)
+    for rank, num_clips in enumerate((4, 9)):
+        _, positions[rank] = _read(positions[rank], num_clips)
+    assert shared_anew(positions, 2) == positions
+
+
+def test_a_stream_that_ends_ends_the_batches() -> None:
+    rows = iter([({"clip_id": str(index), "value": index}, None) for index in range(6)])
+    batches = list(prefetched(streamed_batches(rows, collate, CONFIG, 0, 0)))
+    assert [batch.clip_ids for batch in batches] == [["0", "1", "2", "3"]]
 
 
 def test_prefetching_changes_nothing_and_passes_errors_on() -> None:

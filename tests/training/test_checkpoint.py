@@ -10,17 +10,17 @@ import torch
 
 from finephys.config import OptimizerConfig, TrainConfig, as_json, config_hash, from_json
 from finephys.telemetry import MetricsLog, read_metrics
-from finephys.training.checkpoint import latest_checkpoint, list_checkpoints
+from finephys.training.checkpoint import best_checkpoint, latest_checkpoint, list_checkpoints
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.schedule import learning_rate
 from finephys.training.stages import module_config
 from tests.training.tiny_stage import STAGE, TinyConfig, tiny_config
 
 
-def _write_record(output: Path, step: int, config: TrainConfig) -> None:
+def _write_record(output: Path, step: int, config: TrainConfig, **more: object) -> None:
     folder = output / "checkpoints" / f"step-{step:08d}"
     folder.mkdir(parents=True)
-    record = {"step": step, "config": as_json(config), "config_hash": config_hash(config), "world_size": 1}
+    record = {"step": step, "config": as_json(config), "config_hash": config_hash(config), "world_size": 1, **more}
     (folder / "checkpoint.json").write_text(json.dumps(record))
 
 
@@ -39,10 +39,34 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(tmp_path: Path
     other = replace(config, optimizer=replace(config.optimizer, lr=0.5))
     with pytest.raises(ValueError, match=r"another configuration \(optimizer.lr: 0.01 -> 0.5\)"):
         latest_checkpoint(other)
-    with pytest.raises(ValueError, match=r"num_workers: 1 -> 2"):
+    with pytest.raises(ValueError, match=r"global batch: 4 -> 8"):
         latest_checkpoint(replace(config, num_workers=2))
+    with pytest.raises(ValueError, match=r"module.width: 16 -> 8"):
+        latest_checkpoint(replace(config, module=TinyConfig(width=8)))
+    # The same samples a step, shared out in another way.
+    assert latest_checkpoint(replace(config, num_workers=2, batch_size=2)) is not None
     # How often one looks does not change what is learnt.
     assert latest_checkpoint(replace(config, log_every=1, max_minutes=3.0)) is not None
+
+
+def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_loss(tmp_path: Path) -> None:
+    config = tiny_config("none", str(tmp_path), 100)
+    for step, loss in ((10, 0.5), (20, 0.3), (30, None), (40, 0.4)):
+        _write_record(tmp_path, step, config, validation_loss=loss)
+    best = best_checkpoint(list_checkpoints(str(tmp_path)))
+    assert best is not None
+    assert best.step == 20
+    assert best_checkpoint([one for one in list_checkpoints(str(tmp_path)) if one.step == 30]) is None
+
+
+def test_a_record_without_a_younger_field_is_of_the_same_run(tmp_path: Path) -> None:
+    config = tiny_config("none", str(tmp_path), 100)
+    _write_record(tmp_path, 10, config)
+    record_path = tmp_path / "checkpoints" / "step-00000010" / "checkpoint.json"
+    record = json.loads(record_path.read_text())
+    del record["config"]["optimizer"]["beta2"]
+    record_path.write_text(json.dumps(record))
+    assert latest_checkpoint(config) is not None
 
 
 def test_a_damaged_record_is_named(tmp_path: Path) -> None:

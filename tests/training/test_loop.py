@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from finephys.telemetry import read_metrics
 from finephys.training.schedule import learning_rate
 from tests.training.ranks import STEPS, rows
 from tests.training.tiny_stage import TinyConfig, build, collate, tiny_config
@@ -19,7 +20,7 @@ from tests.training.tiny_stage import TinyConfig, build, collate, tiny_config
 ROOT = Path(__file__).parent.parent.parent
 
 
-def _launch(folder: Path, world_size: int) -> None:
+def _launch(folder: Path, world_size: int, *others: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -37,7 +38,7 @@ def _launch(folder: Path, world_size: int) -> None:
         }
         processes.append(
             subprocess.Popen(
-                [sys.executable, "-m", "tests.training.ranks", str(folder)],
+                [sys.executable, "-m", "tests.training.ranks", str(folder), *map(str, others)],
                 cwd=ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,
@@ -46,15 +47,32 @@ def _launch(folder: Path, world_size: int) -> None:
             )
         )
     for process in processes:
-        said, _ = process.communicate(timeout=150)
+        said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said[-3000:]
 
 
-@pytest.fixture(scope="module", params=[1, 2])
-def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
-    folder = tmp_path_factory.mktemp(f"ranks{request.param}")
-    _launch(folder, request.param)
-    return request.param, folder
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranks2")
+    _launch(folder, 2)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def by_one(by_two: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank, which also continues what the two had left half-way."""
+    folder = tmp_path_factory.mktemp("ranks1")
+    _launch(folder, 1, by_two)
+    return folder
+
+
+@pytest.fixture(params=[1, 2])
+def trained(request: pytest.FixtureRequest, by_one: Path, by_two: Path) -> tuple[int, Path]:
+    return request.param, by_one if request.param == 1 else by_two
+
+
+def _losses(output: Path) -> list[dict]:
+    return [line for line in read_metrics(str(output)) if line["split"] != "checkpoint"]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +103,7 @@ def plain() -> dict[str, torch.Tensor]:
     return average
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(700)
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_every_zero_stage_equals_plain_pytorch(
     trained: tuple[int, Path], plain: dict[str, torch.Tensor], zero_stage: int
@@ -99,7 +117,38 @@ def test_every_zero_stage_equals_plain_pytorch(
         assert ours[name].shape == fresh[name].shape
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(700)
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_one_rank_continues_what_two_began(by_one: Path, plain: dict[str, torch.Tensor], zero_stage: int) -> None:
+    """Five steps on two ranks and five on one are ten of plain PyTorch: the optimizer's state came along."""
+    ours = load_file(by_one / f"continued{zero_stage}.safetensors")
+    for name, wanted in plain.items():
+        torch.testing.assert_close(ours[name], wanted, atol=2e-5, rtol=1e-4)
+    whole = _losses(by_one / f"zero{zero_stage}")
+    continued = _losses(by_one / f"continued{zero_stage}")
+    assert [line["step"] for line in continued] == [line["step"] for line in whole]
+    for line, wanted_line in zip(continued, whole, strict=True):
+        # Two ranks log the mean of their losses, which is the loss of the global batch; they validate on less.
+        if line["split"] == "train":
+            assert line["loss"] == pytest.approx(wanted_line["loss"], rel=1e-4)
+
+
+@pytest.mark.timeout(700)
+def test_autocast_computes_in_bfloat16_and_keeps_float32(trained: tuple[int, Path]) -> None:
+    world_size, folder = trained
+    for rank in range(world_size):
+        found = json.loads((folder / f"autocast-rank{rank}.json").read_text())
+        assert found == {"computed": ["torch.bfloat16"], "kept": ["torch.float32"], "state": ["torch.float32"]}
+    lines = _losses(folder / "autocast")
+    plain_lines = _losses(folder / "zero1")
+    assert lines[-1]["loss"] < 0.9 * lines[0]["loss"]
+    # Eight bits of mantissa: the same course, not the same numbers.
+    for line, plain_line in zip(lines, plain_lines, strict=True):
+        assert line["loss"] == pytest.approx(plain_line["loss"], rel=0.05)
+    assert lines[-1]["loss"] != plain_lines[-1]["loss"]
+
+
+@pytest.mark.timeout(700)
 def test_a_nan_stops_before_the_weights_move(trained: tuple[int, Path]) -> None:
     world_size, folder = trained
     for rank in range(world_size):

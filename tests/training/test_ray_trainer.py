@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from finephys.telemetry import read_metrics
 from finephys.training.checkpoint import list_checkpoints
@@ -59,7 +61,11 @@ def test_a_run_learns_and_leaves_what_it_should(finished: Path) -> None:
     metrics = read_metrics(str(finished))
     trained = [line for line in metrics if line["split"] == "train"]
     assert [line["step"] for line in trained] == list(range(1, STEPS + 1))
-    assert {"loss", "worst", "lr", "grad_norm", "seconds", "samples_per_s", "data_wait_share"} <= set(trained[0])
+    wanted = {"loss", "worst", "lr", "grad_norm", "seconds", "samples_per_s", "frames_per_s", "data_wait_share"}
+    assert wanted | {"resident_mb", "time_s"} <= set(trained[0])
+    for line in trained:
+        phases = sum(line[f"seconds/{name}"] for name in ("wait", "forward", "backward", "optimizer"))
+        assert 0 < phases <= line["seconds"]
     validated = {line["step"]: line["loss"] for line in metrics if line["split"] == "validation"}
     assert set(validated) == {0, 20, 40}
     assert validated[40] < validated[20] < validated[0]
@@ -71,8 +77,37 @@ def test_a_run_learns_and_leaves_what_it_should(finished: Path) -> None:
     average = load_file(finished / "checkpoints" / f"step-{STEPS:08d}" / "average-rank0.safetensors")
     np.testing.assert_array_equal(exported["encoder.weight"], average["encoder.weight"].astype(np.float16))
     assert (finished / "loss.png").stat().st_size > 1000
-    assert [checkpoint.step for checkpoint in list_checkpoints(str(finished))] == [30, 40]
+    kept = list_checkpoints(str(finished))
+    # The best, which a run that learns all the time has at its end, and the newest two.
+    assert [checkpoint.step for checkpoint in kept] == [30, 40]
+    assert [checkpoint.record["validation_loss"] for checkpoint in kept] == [None, validated[40]]
     assert not (finished / "ray_train").exists()
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_run_leaves_tensorboard_files_and_a_page(finished: Path) -> None:
+    events = EventAccumulator(str(finished / "tensorboard"))
+    events.Reload()
+    wanted = {line["step"]: line for line in read_metrics(str(finished)) if line["split"] == "train"}
+    losses = events.Scalars("train/loss")
+    assert [event.step for event in losses] == list(range(5, STEPS + 1, 5))
+    for event in losses:
+        assert event.value == pytest.approx(wanted[event.step]["loss"], rel=1e-5)
+    # By part: together they are the whole.
+    parts = sorted(name for name in events.Tags()["scalars"] if name.startswith("train/grad_norm/"))
+    assert parts == ["train/grad_norm/decoder", "train/grad_norm/encoder"]
+    for step in range(5, STEPS + 1, 5):
+        norms = [wanted[step][name.removeprefix("train/")] for name in parts]
+        assert np.linalg.norm(norms) == pytest.approx(wanted[step]["grad_norm"], rel=1e-4)
+    assert [event.step for event in events.Scalars("validation/loss")] == [0, 20, 40]
+
+    page = (finished / "index.html").read_text()
+    links = re.findall(r'(?:src|href)="([^"]+)"', page)
+    assert "curves.png" in links
+    for link in links:
+        assert (finished / link).is_file()
+    assert "&#34;batch_size&#34;: 4" in page
 
 
 @pytest.mark.ray
@@ -121,7 +156,10 @@ def test_killed_and_restarted_equals_uninterrupted(data: Path, finished: Path, t
     for key, value in theirs.items():
         np.testing.assert_array_equal(ours[key], value, err_msg=key)
     # Every step once, with the very losses of the uninterrupted run.
-    kept = [[(x["step"], x["split"], x["loss"]) for x in read_metrics(str(run))] for run in (output, finished)]
+    kept = [
+        [(x["step"], x["split"], x["loss"]) for x in read_metrics(str(run)) if x["split"] != "checkpoint"]
+        for run in (output, finished)
+    ]
     assert kept[0] == kept[1]
 
 
