@@ -20,9 +20,9 @@ from finephys.data.clips import Clip
 from finephys.data.gym99 import GYM99_FLOOR, floor_class
 from finephys.gymnast.body_model import HEIGHT_RANGE_M
 from finephys.gymnast.cameras import Camera, aim_camera, to_camera, to_pixels
-from finephys.gymnast.choreography import FPS, choreograph
 
 # As the demo clips (finephys/gymnast/demo.py): longer performances lose their beginning.
+FPS = 30.0
 MAX_FRAMES = 64
 # Joints lie inside the body: so much of the picture is left around them for head, hands and feet. The angle of view is
 # the middle of those that the demo clips are filmed with.
@@ -84,6 +84,9 @@ class Staged:
 @functools.lru_cache(maxsize=128)
 def stage(staging: Staging, height: int, width: int) -> Staged:
     """The performance as a still camera sees it in a picture of height x width pixels; read only, it is remembered."""
+    # Here, because it brings torch along, which reading a table or showing --help does without.
+    from finephys.gymnast.choreography import choreograph
+
     max_frames = min(MAX_FRAMES, max(2, round(staging.max_seconds * FPS)))
     performed = choreograph(
         staging.label, height_m=staging.height_m, seed=staging.performance, fps=FPS, max_frames=max_frames

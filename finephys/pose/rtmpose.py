@@ -47,7 +47,7 @@ NUM_FOLLOWING_PASSES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class RTMPoseConfig:
-    """The shipped network: 0.55 M parameters, 1.8 ms a crop on one CPU thread (batches of 32).
+    """The shipped network: 1.65 M parameters, 4 ms a crop on one CPU thread (batches of 32, float32).
 
     Crops are 128 x 128 because the demo's frames are.  RTMPose-t's five levels would end in a 4 x 4 map there; three
     stages end in 8 x 8 (as RTMPose-t's 8 x 6) and spend the parameters where the resolution is.
