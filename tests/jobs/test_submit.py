@@ -86,7 +86,8 @@ def test_a_submitted_training_runs_on_the_cluster(head: tuple[str, dict[str, str
     address, environment = head
     output = tmp_path / "run"
     training = ["python", "jobs/train.py", "demo", "--stage", "vae", "--init", "None", "--steps", str(STEPS)]
-    training += ["--output", str(output), "--batch-size", "1", "--rows.validation-clips", "2"]
+    training += ["--output", str(output), "--batch-size", "1"]
+    training += ["--rows.train-clips", "8", "--rows.validation-clips", "2"]
     where = ["--runtime-env", "jobs/runtime_env.yaml", "--working-dir", "."]
     submitted = _ray_job(address, environment, "submit", "--submission-id", "train-1", *where, "--", *training)
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
