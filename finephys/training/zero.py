@@ -33,6 +33,9 @@ class Engine:
             os.environ["DS_ACCELERATOR"] = "cpu"
         import deepspeed
 
+        # DeepSpeed would compile shared-memory collectives for inference, a minute at the first start; a start that is
+        # killed meanwhile leaves a lock on which every later one waits for ever. Training does not use them.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="nccl" if config.use_gpu else "gloo", auto_mpi_discovery=False)
         self.config = config
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
