@@ -39,6 +39,8 @@ def open_filesystem(url: str) -> tuple[fs.FileSystem, str]:
     filesystem = fs.S3FileSystem(
         endpoint_override=os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"),
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+        # Arrow's own default of 3 s gives up on servers that are merely busy.
+        request_timeout=30,
     )
     return filesystem, (parsed.netloc + parsed.path).rstrip("/")
 
