@@ -24,7 +24,7 @@ def demo(stage: StageName) -> TrainConfig:
             optimizer=OptimizerConfig(lr=2e-3, ema_decay=0.995),
         )
     if stage == "pose2d":
-        # 13 ms of one CPU core a crop; in float32 14 to 17.
+        # 11 ms of one CPU core a crop; in float32 14.
         return replace(
             common,
             steps=9000,
@@ -38,7 +38,7 @@ def demo(stage: StageName) -> TrainConfig:
             steps=5000,
             batch_size=192,
             optimizer=OptimizerConfig(lr=1.5e-3, warmup_steps=200, weight_decay=0.05),
-            # Windows take 1.4 ms each to make and a tenth of that to corrupt anew.
+            # Windows take 1.4 ms each to make and 0.3 ms to be detected anew.
             rows=RowsConfig(num_windows=30_000),
             zero=ZeroConfig(precision="bfloat16_autocast"),
         )

@@ -12,7 +12,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from finephys.evaluation.detections import detect_clips, read_split
-from finephys.pose.corruption import ERRORS
+from finephys.pose.corruption import ERRORS, back_and_forth
 
 NUM_FRAMES = 32
 
@@ -28,8 +28,7 @@ def record_errors(pipeline: Path, data: str, output: Path, num_clips: int = 300)
     for found in detect_clips(pipeline, [clips[index] for index in picked], data):
         assert found.clip.joints_px is not None
         truth_px = found.clip.joints_px
-        longest = len(truth_px)
-        frame_T = np.abs((np.arange(NUM_FRAMES) + longest - 1) % max(1, 2 * longest - 2) - (longest - 1))
+        frame_T = back_and_forth(np.arange(NUM_FRAMES), len(truth_px))
         side_px = np.ptp(truth_px, axis=1).max(-1)[:, None, None]
         error.append(((found.pose.joints_px - truth_px) / side_px)[frame_T])
         confidence.append(found.pose.confidence[frame_T])

@@ -86,6 +86,13 @@ def corrupt_detections(
     return found_px.astype(np.float32), confidence.astype(np.float32)
 
 
+def back_and_forth(step: NDArray[np.int64], num_frames: int) -> NDArray[np.int64]:
+    """Frames 0 .. num_frames - 1 for steps 0, 1, ... of any number: past the last frame it goes back, and so on."""
+    last = num_frames - 1
+    frame: NDArray[np.int64] = np.abs((step + last) % max(1, 2 * last) - last)
+    return frame
+
+
 def _made_up(rng: np.random.Generator, joints_px: FLOATS, size_B2: FLOATS) -> tuple[FLOATS, FLOATS]:
     shape = joints_px.shape[:3]
     num_clips, num_frames, _ = shape
@@ -121,9 +128,7 @@ def _replayed(rng: np.random.Generator, joints_px: FLOATS, errors: DetectorError
     num_clips, num_frames = joints_px.shape[:2]
     num_recorded, longest = errors.confidence_MTJ.shape[:2]
     which_B1 = rng.integers(num_recorded, size=(num_clips, 1))
-    # A longer clip goes back and forth through the recorded one.
-    frame_BT = rng.integers(longest, size=(num_clips, 1)) + np.arange(num_frames)
-    frame_BT = np.abs((frame_BT + longest - 1) % max(1, 2 * longest - 2) - (longest - 1))
+    frame_BT = back_and_forth(rng.integers(longest, size=(num_clips, 1)) + np.arange(num_frames), longest)
     error, confidence = errors.error_MTJ2[which_B1, frame_BT], errors.confidence_MTJ[which_B1, frame_BT]
     is_mirrored = rng.random((num_clips, 1, 1, 1)) < 0.5
     error = np.where(is_mirrored, error[:, :, list(MIRROR)] * [-1.0, 1.0], error)

@@ -37,7 +37,7 @@ _GIVEN_SHARE = 0.35
 class LiftingTrainingConfig:
     """lifter: the network.  Weights of the losses, per the unit named.
 
-    A step of 64 windows takes 0.11 s of one CPU core; there a rate of 3e-3 learnt a little more a step than 1e-3.
+    A step of 256 windows takes 0.6 s of one shared CPU core with bfloat16_autocast.
     """
 
     lifter: LifterConfig = field(default_factory=LifterConfig)

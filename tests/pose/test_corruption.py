@@ -1,6 +1,6 @@
 import numpy as np
 
-from finephys.pose.corruption import RECORDED_SHARE, DetectorErrors, corrupt_detections
+from finephys.pose.corruption import RECORDED_SHARE, DetectorErrors, back_and_forth, corrupt_detections
 from finephys.skeleton import MIRROR
 
 SIZE = (256, 256)
@@ -73,3 +73,8 @@ def test_recorded_errors_are_replayed_in_shares_of_the_box_and_mirrored_ones_cha
     assert abs(np.median(plain[plain > 0.01]) - 0.22) < 0.03
     assert abs(np.median(mirrored[mirrored < -0.01]) + 0.22) < 0.03
     assert ((plain > 0.01) ^ (mirrored < -0.01)).all()
+
+
+def test_a_short_clip_is_gone_through_back_and_forth() -> None:
+    assert back_and_forth(np.arange(8), 4).tolist() == [0, 1, 2, 3, 2, 1, 0, 1]
+    assert back_and_forth(np.arange(3), 1).tolist() == [0, 0, 0]
