@@ -49,10 +49,8 @@ class DetectorErrors:
 
 
 @functools.lru_cache(maxsize=1)
-def recorded_errors() -> DetectorErrors | None:
-    """The errors that ship, or None where there are none yet."""
-    if not ERRORS.is_file():
-        return None
+def recorded_errors() -> DetectorErrors:
+    """The errors that ship. Raises FileNotFoundError without them: training would go on with others, unnoticed."""
     arrays = load_file(ERRORS)
     return DetectorErrors(arrays["error"].astype(np.float32), arrays["confidence"].astype(np.float32) / 255)
 
