@@ -26,6 +26,8 @@ class BuildDemoConfig:
     """Clips in all; about five in six are for training."""
     seed: int = 0
     """Chooses bodies, cameras, arenas and moments."""
+    tumbled_share: float = 0.0
+    """Of the clips, whose body is turned any way in the air: every side of every pose, to train the detector on."""
     num_workers: int = os.cpu_count() or 1
     """Clips rendered at once, on a core each."""
 
@@ -33,6 +35,8 @@ class BuildDemoConfig:
         for name in ("num_clips", "num_workers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
+        if not 0 <= self.tumbled_share <= 1:
+            raise ValueError(f"tumbled_share is {self.tumbled_share}, wanted 0 to 1")
         if self.seed < 0:
             raise ValueError(f"seed is {self.seed}, wanted 0 or more")
         if self.output.exists() and not self.output.is_dir():
@@ -46,7 +50,7 @@ def build_demo(config: BuildDemoConfig) -> list[str]:
     """
     plans = plan_clips(config.num_clips, config.seed)
     chunks = [plans[first : first + CLIPS_PER_PART] for first in range(0, len(plans), CLIPS_PER_PART)]
-    parts = config.output / f"parts-seed{config.seed}-{config.num_clips}"
+    parts = config.output / f"parts-seed{config.seed}-{config.num_clips}-{config.tumbled_share}"
     parts.mkdir(parents=True, exist_ok=True)
     paths = [parts / f"{number:05d}.parquet" for number in range(len(chunks))]
     num_done = sum(len(chunk) for chunk, path in zip(chunks, paths, strict=True) if path.exists())
@@ -83,7 +87,7 @@ def _made_on_ray(pending: list[tuple[list[Plan], Path]], config: BuildDemoConfig
         import cv2
 
         cv2.setNumThreads(1)
-        write_shard([make_clip(plan, config.seed) for plan in plans], path)
+        write_shard([make_clip(plan, config.seed, config.tumbled_share) for plan in plans], path)
         return len(plans)
 
     running = [make_part.remote(plans, path.absolute()) for plans, path in pending]
@@ -109,5 +113,6 @@ if __name__ == "__main__":
         examples=(
             "--num-clips 12 --output /tmp/clips        (the first 12 of the same clips)",
             "--num-clips 2000 --seed 1 --output clips --num-workers 8",
+            "--num-clips 1600 --seed 1 --tumbled-share 0.6 --output detector-clips     (for --stage pose2d)",
         ),
     )

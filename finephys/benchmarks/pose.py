@@ -19,7 +19,7 @@ import torch
 from finephys.evaluation.figures import Figure
 from finephys.pose.estimator import Pose2D
 from finephys.pose.lifting import Lifter
-from finephys.pose.rtmpose import CROPS_PER_FORWARD, NUM_FOLLOWING_PASSES, RTMPose
+from finephys.pose.rtmpose import CROPS_PER_FORWARD, NUM_FOLLOWING_PASSES, RTMPose, stack_frames
 
 PIPELINE = Path(__file__).parent.parent / "assets" / "pipeline"
 NUM_FRAMES = 64
@@ -41,7 +41,8 @@ def measure() -> list[Figure]:
 def _pose_figures(rng: np.random.Generator) -> list[Figure]:
     estimator: RTMPose = RTMPose.from_pretrained(PIPELINE, subfolder="pose_estimator", torch_dtype=torch.float32).eval()
     frames_THWC = rng.integers(0, 256, (NUM_FRAMES, _SIDE_PX, _SIDE_PX, 3), np.uint8)
-    crops_NCHW = torch.from_numpy(frames_THWC).permute(0, 3, 1, 2)
+    crops_NFHWC = torch.from_numpy(frames_THWC)[:, None].expand(-1, estimator.config.frames_per_crop, -1, -1, -1)
+    crops_NCHW = stack_frames(crops_NFHWC)
 
     def bare() -> None:
         for _ in range(1 + NUM_FOLLOWING_PASSES):

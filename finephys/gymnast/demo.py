@@ -15,7 +15,7 @@ from finephys.data.video import encode_video
 from finephys.gymnast.body import Performer, performer_contacts, rest_body
 from finephys.gymnast.choreography import choreograph
 from finephys.gymnast.film import film
-from finephys.gymnast.mocap import Motion, load_capture
+from finephys.gymnast.mocap import Motion, load_capture, tumble
 from finephys.gymnast.motions import ARENAS, MOTIONS, NUM_PERFORMERS, MotionClass, performers, prompt_for
 
 FPS = 30.0
@@ -65,11 +65,17 @@ def plan_clips(num_clips: int, seed: int) -> list[Plan]:
     return plans
 
 
-def make_clip(plan: Plan, seed: int) -> Clip:
-    """Pose, film and encode one clip, with all its ground truth."""
+def make_clip(plan: Plan, seed: int, tumbled_share: float = 0.0) -> Clip:
+    """Pose, film and encode one clip, with all its ground truth.
+
+    tumbled_share: of the clips, whose body is turned any way (mocap.tumble).
+    """
     rng = np.random.default_rng([seed, 1, plan.number])
     motion_class, performer = MOTIONS[plan.label_name], plan.performer
     motion = _motion(plan, rng)
+    tumbling_rng = np.random.default_rng([seed, 2, plan.number])
+    if tumbling_rng.random() < tumbled_share:
+        motion = tumble(motion, tumbling_rng)
     in_flight, feet_in_contact = performer_contacts(motion, performer)
     arena = str(rng.choice(list(ARENAS)))
     filmed = film(motion, performer, arena, IMAGE_SIZE, plan.split, rng)

@@ -57,6 +57,10 @@ _AIRBORNE = ("backflip", "dance_b", "jump", "run", "spin", "spinkick")
 # How often a cycle is repeated; all others are played once.
 _REPEATS = {"walk": 3, "run": 4}
 
+# How fast a tumbled body turns, root mean square; and how far from the hips a limb of the largest gymnast reaches.
+_TUMBLE_RAD_S = 1.5
+_REACH_M = 1.2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contacts:
@@ -125,6 +129,26 @@ def mirror(motion: Motion) -> Motion:
     rotations = motion.rotations[:, MIRROR_PARTS] * flip[:, None] * flip
     contacts = motion.contacts and Contacts(in_flight=motion.contacts.in_flight, feet=motion.contacts.feet[:, ::-1])
     return replace(motion, root_m=motion.root_m * flip, rotations=rotations, contacts=contacts)
+
+
+def tumble(motion: Motion, rng: np.random.Generator) -> Motion:
+    """The same movements in the air, with the whole body turned any way and turning on slowly: not a motion that
+    anybody could perform, but every side of every pose. The hips keep their course, raised so that no limb can reach
+    the floor.
+    """
+    orientation = Rotation.random(random_state=rng)
+    velocity = rng.normal(0, _TUMBLE_RAD_S / np.sqrt(3), 3)
+    times_s = np.arange(len(motion.root_m)) / motion.fps
+    turned = (Rotation.from_rotvec(times_s[:, None] * velocity) * orientation).as_matrix()
+    raised_m = motion.root_m.copy()
+    raised_m[:, 1] += max(0.0, _REACH_M - float(raised_m[:, 1].min()))
+    nowhere = np.zeros((len(times_s), 2), bool)
+    return replace(
+        motion,
+        root_m=raised_m,
+        rotations=turned[:, None] @ motion.rotations,
+        contacts=Contacts(in_flight=np.ones(len(times_s), bool), feet=nowhere),
+    )
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """Train RTMPose on rendered clips whose joints are known: crops that are never seen twice the same, and the loss.
 
 Path:    decoded clips -> crops -> loss
-Letters: N crops, J = 17 joints, C, H, W; X, Y SimCC bins
+Letters: N crops, F frames in a crop, J = 17 joints, C, H, W; X, Y SimCC bins
 Units:   pixel of the crop (centre of the first pixel at 0.5)
 [1] RTMPose, arXiv:2303.07399: SimCC targets and KLDiscretLoss, mmpose's own class.
     We differ: bodies turn by any angle (gymnasts are upside down half of the time, RTMPose turns by 80 degrees), many
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from finephys.pose.crops import crop_to_frame, cut_crop, trunk_angle
-from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc
+from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc, frames_around, stack_frames
 from finephys.skeleton import MIRROR
 
 CELL_LOSS_WEIGHT = 1.0
@@ -34,14 +34,18 @@ CELL_LOSS_WEIGHT = 1.0
 class Pose2DTrainingConfig:
     """What a crop may look like, what counts, and how many crops are a batch.
 
-    scale: box side over the long side of the true joints' box, from tight to the wide boxes of the first pass.
+    scale: box side over the long side of the true joints' box, from tight to boxes that a tuck leaves empty;
+    filmed_scale: of crops as filmed, which the first pass sees: the whole frame.
+    stride_probabilities: that the other frames of a crop are the frame itself, its neighbours, or every other frame.
     shift: of the body's centre, in shares of the box's side.
     hidden_weight, outside_weight: of joints that are occluded or outside the crop; 1 for visible ones.
     nobody_probability: crops of plain colour or noise, where every joint's target is even.
     """
 
     crops_per_step: int = 32
-    scale: tuple[float, float] = (1.1, 1.8)
+    scale: tuple[float, float] = (1.1, 2.4)
+    filmed_scale: tuple[float, float] = (1.2, 4.0)
+    stride_probabilities: tuple[float, float, float] = (0.05, 0.8, 0.15)
     shift: float = 0.12
     rotation_degrees: float = 180.0
     # Turned by any angle; as filmed but for a tilt (the first pass); the rest with the trunk upright but for a tilt.
@@ -58,7 +62,7 @@ class Pose2DTrainingConfig:
     noise_probability: float = 0.3
     cutout_probability: float = 0.2
     nobody_probability: float = 0.02
-    hidden_weight: float = 0.5
+    hidden_weight: float = 0.75
     outside_weight: float = 0.1
 
 
@@ -78,7 +82,7 @@ class Pose2DTraining(nn.Module):
         joints_NJ2, weight_NJ = batch["joints_px"], batch["weight"]
         config = self.pose_estimator.config
         head = self.pose_estimator.head
-        features = self.pose_estimator.features(batch["crops_NHWC"].permute(0, 3, 1, 2))
+        features = self.pose_estimator.features(stack_frames(batch["crops_NFHWC"]))
         logits_NJX, logits_NJY = (logits.float() for logits in head(features))
         inside_NJ = batch["is_inside"]
         target_NJX = simcc_target(joints_NJ2[..., 0], inside_NJ, logits_NJX.shape[-1], config, axis=0)
@@ -103,9 +107,14 @@ class Pose2DTraining(nn.Module):
 
 
 def build(config: RTMPoseConfig, init: Path | None) -> Pose2DTraining:
-    """The stage's module: from the pose_estimator in the pipeline folder `init` if there is one, else fresh."""
+    """The stage's module: from the pose_estimator in the pipeline folder `init` if there is one, else fresh.
+
+    One that sees a single frame goes on with config.frames_per_crop of them; nothing else of config counts for it.
+    """
     if init is not None and (init / "pose_estimator").is_dir():
         pose_estimator = RTMPose.from_pretrained(init / "pose_estimator")
+        if pose_estimator.config.frames_per_crop == 1:
+            pose_estimator = pose_estimator.with_frames(config.frames_per_crop)
     else:
         # torch's own initialisation: after 90 s it is ahead of mmpose's, whose head starts near zero.
         pose_estimator = RTMPose(**asdict(config))
@@ -145,11 +154,12 @@ def collate(
     rng: np.random.Generator,
     config: Pose2DTrainingConfig | None = None,
     crop_size: tuple[int, int] = (RTMPoseConfig.crop_height, RTMPoseConfig.crop_width),
+    frames_per_crop: int = RTMPoseConfig.frames_per_crop,
 ) -> dict[str, Tensor]:
     """config.crops_per_step augmented crops of random frames, drawn from decoded clips in turn.
 
     rows: frames (T,H,W,3) uint8, joints_px (T,17,2), joints_confidence (T,17).
-    -> crops_NHWC uint8, joints_px (N,17,2) float32 in the crop, weight (N,17) float32, is_inside (N,17) float32.
+    -> crops_NFHWC uint8, joints_px (N,17,2) float32 in the crop, weight (N,17) float32, is_inside (N,17) float32.
     Raises ValueError where there are no rows.
     """
     config = config or Pose2DTrainingConfig()
@@ -162,10 +172,12 @@ def collate(
         frame = int(rng.integers(len(row["frames"])))
         joints_px = np.asarray(row["joints_px"][frame], np.float64)
         visibility = np.asarray(row["joints_confidence"][frame], np.float32)
-        crops.append(augmented_crop(row["frames"][frame], joints_px, visibility, rng, config, crop_size))
+        stride = int(rng.choice(3, p=config.stride_probabilities))
+        frames_FHWC = row["frames"][frames_around(frame, len(row["frames"]), frames_per_crop, stride)]
+        crops.append(augmented_crop(frames_FHWC, joints_px, visibility, rng, config, crop_size))
     images, joints, weights, insides = zip(*crops)
     return {
-        "crops_NHWC": torch.from_numpy(np.stack(images)),
+        "crops_NFHWC": torch.from_numpy(np.stack(images)),
         "joints_px": torch.from_numpy(np.stack(joints).astype(np.float32)),
         "weight": torch.from_numpy(np.stack(weights).astype(np.float32)),
         "is_inside": torch.from_numpy(np.stack(insides).astype(np.float32)),
@@ -173,33 +185,34 @@ def collate(
 
 
 def augmented_crop(
-    frame_HWC: NDArray[np.uint8],
+    frames_FHWC: NDArray[np.uint8],
     joints_px: NDArray[np.float64],
     visibility: NDArray[np.float32],
     rng: np.random.Generator,
     config: Pose2DTrainingConfig,
     crop_size: tuple[int, int],
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float32], NDArray[np.bool_]]:
-    """One crop of a frame, joints (17, 2) in its pixels, weight (17,) and which joints lie inside it (17,)."""
+    """One crop (F, h, w, 3), the joints (17, 2) of its middle frame in its pixels, weight (17,) and which joints lie
+    inside it (17,)."""
     to_frame = _random_box(joints_px, rng, config, crop_size)
-    crop_HWC = cut_crop(frame_HWC, to_frame, crop_size)
+    crop_FHWC = np.stack([cut_crop(frame_HWC, to_frame, crop_size) for frame_HWC in frames_FHWC])
     joints_px = (joints_px - to_frame[:, 2]) @ np.linalg.inv(to_frame[:, :2]).T
     if rng.random() < config.flip_probability:
-        crop_HWC = np.ascontiguousarray(crop_HWC[:, ::-1])
+        crop_FHWC = np.ascontiguousarray(crop_FHWC[:, :, ::-1])
         joints_px = joints_px[list(MIRROR)]
         joints_px[:, 0] = crop_size[1] - joints_px[:, 0]
         visibility = visibility[list(MIRROR)]
     is_nobody = rng.random() < config.nobody_probability
     if is_nobody:
-        crop_HWC = _plain_image(rng, crop_size)
-    crop_HWC = _recoloured(crop_HWC, rng, config)
-    crop_HWC, is_covered = _with_cutout(crop_HWC, joints_px, rng, config)
-    crop_HWC = _blurred_and_noisy(crop_HWC, rng, config)
+        crop_FHWC = np.repeat(_plain_image(rng, crop_size)[None], len(crop_FHWC), 0)
+    crop_FHWC = _recoloured(crop_FHWC, rng, config)
+    crop_FHWC, is_covered = _with_cutout(crop_FHWC, joints_px, rng, config)
+    crop_FHWC = _blurred_and_noisy(crop_FHWC, rng, config)
     is_inside = _is_within(joints_px, np.zeros(2), np.array([crop_size[1], crop_size[0]])) & (not is_nobody)
     weight = np.full(len(joints_px), config.hidden_weight, np.float32)
     weight[(visibility >= 0.5) & ~is_covered] = 1.0
     weight[~is_inside] = config.outside_weight
-    return crop_HWC, joints_px, weight, is_inside
+    return crop_FHWC, joints_px, weight, is_inside
 
 
 def _random_box(
@@ -210,13 +223,17 @@ def _random_box(
 ) -> NDArray[np.float64]:
     """The 2x3 matrix from the crop's pixels to the frame's: a turned, scaled, shifted box around the body."""
     low, high = joints_px.min(0), joints_px.max(0)
-    scale = math.exp(rng.uniform(*np.log(config.scale)))
-    side_px = max(float((high - low).max()), 8.0) * scale
-    centre_px = (low + high) / 2 + rng.uniform(-config.shift, config.shift, 2) * side_px
     kind = rng.random()
-    limit = config.rotation_degrees if kind < config.turned_probability else config.tilt_degrees
+    is_turned = kind < config.turned_probability
+    is_filmed = not is_turned and kind < config.turned_probability + config.filmed_probability
+    scale = math.exp(rng.uniform(*np.log(config.filmed_scale if is_filmed else config.scale)))
+    side_px = max(float((high - low).max()), 8.0) * scale
+    # A body that is small in its box may lie anywhere in it.
+    shift = max(config.shift, 0.4 * (1 - 1.2 / scale)) if is_filmed else config.shift
+    centre_px = (low + high) / 2 + rng.uniform(-shift, shift, 2) * side_px
+    limit = config.rotation_degrees if is_turned else config.tilt_degrees
     angle = math.radians(rng.uniform(-limit, limit))
-    if kind >= config.turned_probability + config.filmed_probability:
+    if not is_turned and not is_filmed:
         angle += float(trunk_angle(joints_px))
     return crop_to_frame(centre_px, side_px * crop_size[0] / min(crop_size), crop_size, angle)
 
@@ -229,7 +246,7 @@ def _plain_image(rng: np.random.Generator, crop_size: tuple[int, int]) -> NDArra
 
 
 def _recoloured(
-    crop_HWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig
+    crop_FHWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig
 ) -> NDArray[np.uint8]:
     """Channels mixed by a random matrix, with another contrast and brightness; sometimes grey."""
     mixture = np.eye(3)
@@ -245,26 +262,29 @@ def _recoloured(
     mixture = mixture * contrast
     # Mid-grey stays where it is: contrast turns about it.
     offset = 128 - mixture @ np.full(3, 128.0) + brightness
-    return np.asarray(cv2.transform(crop_HWC, np.concatenate([mixture, offset[:, None]], 1)), np.uint8)
+    # OpenCV's pictures have two axes: the frames lie one below the other.
+    tall = crop_FHWC.reshape(-1, *crop_FHWC.shape[2:])
+    recoloured = cv2.transform(tall, np.concatenate([mixture, offset[:, None]], 1))
+    return np.asarray(recoloured, np.uint8).reshape(crop_FHWC.shape)
 
 
 def _with_cutout(
-    crop_HWC: NDArray[np.uint8],
+    crop_FHWC: NDArray[np.uint8],
     joints_px: NDArray[np.float64],
     rng: np.random.Generator,
     config: Pose2DTrainingConfig,
 ) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """A rectangle painted over, and which joints it covers."""
-    height, width = crop_HWC.shape[:2]
+    height, width = crop_FHWC.shape[1:3]
     if rng.random() >= config.cutout_probability:
-        return crop_HWC, np.zeros(len(joints_px), np.bool_)
+        return crop_FHWC, np.zeros(len(joints_px), np.bool_)
     size = rng.uniform(0.08, 0.35, 2) * [width, height]
     low = (rng.uniform(0, 1, 2) * [width, height] - size / 2).round().clip(0)
     high = low + size.round()
     (left, top), (right, bottom) = low.astype(int), high.astype(int)
-    crop_HWC = crop_HWC.copy()
-    crop_HWC[top:bottom, left:right] = rng.integers(0, 256, 3)
-    return crop_HWC, _is_within(joints_px, low, high)
+    crop_FHWC = crop_FHWC.copy()
+    crop_FHWC[:, top:bottom, left:right] = rng.integers(0, 256, 3)
+    return crop_FHWC, _is_within(joints_px, low, high)
 
 
 def _is_within(
@@ -274,17 +294,19 @@ def _is_within(
 
 
 def _blurred_and_noisy(
-    crop_HWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig
+    crop_FHWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig
 ) -> NDArray[np.uint8]:
     if rng.random() < config.blur_probability:
         if rng.random() < 0.5:
-            crop_HWC = np.asarray(cv2.GaussianBlur(crop_HWC, (0, 0), rng.uniform(0.4, 1.5)), np.uint8)
+            deviation_px = rng.uniform(0.4, 1.5)
+            crop_FHWC = np.stack([cv2.GaussianBlur(crop_HWC, (0, 0), deviation_px) for crop_HWC in crop_FHWC])
         else:
-            crop_HWC = np.asarray(cv2.filter2D(crop_HWC, -1, _motion_kernel(rng)), np.uint8)
+            kernel = _motion_kernel(rng)
+            crop_FHWC = np.stack([cv2.filter2D(crop_HWC, -1, kernel) for crop_HWC in crop_FHWC])
     if rng.random() < config.noise_probability:
-        noise = rng.standard_normal(crop_HWC.shape, np.float32) * np.float32(rng.uniform(2, 12))
-        crop_HWC = (crop_HWC + noise).clip(0, 255).astype(np.uint8)
-    return crop_HWC
+        noise = rng.standard_normal(crop_FHWC.shape, np.float32) * np.float32(rng.uniform(2, 12))
+        crop_FHWC = (crop_FHWC + noise).clip(0, 255).astype(np.uint8)
+    return crop_FHWC
 
 
 def _motion_kernel(rng: np.random.Generator) -> NDArray[np.float32]:

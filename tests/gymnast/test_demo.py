@@ -56,6 +56,39 @@ def test_a_clip_depends_on_the_seed_and_its_number_alone() -> None:
     np.testing.assert_array_equal(first.joints_px, second.joints_px)
 
 
+def test_tumbled_clips_show_every_side_of_a_body_above_the_floor() -> None:
+    plans = plan_clips(4, 0)
+    upright, tumbled = [make_clip(plan, 0) for plan in plans], [make_clip(plan, 0, 1.0) for plan in plans]
+    assert [make_clip(plan, 0, 0.0).video for plan in plans[:1]] == [upright[0].video]
+    assert make_clip(plans[0], 0, 1.0).video == tumbled[0].video
+    for before, after in zip(upright, tumbled):
+        up = [trunk_up(clip) for clip in (before, after)]
+        angle = np.degrees(np.arccos(np.clip((up[0] * up[1]).sum(-1), -1, 1)))
+        assert angle.max() > 20
+        assert after.in_flight is not None
+        assert after.in_flight.all()
+        # The movement is the same one.
+        assert before.joints_cam_m is not None
+        assert after.joints_cam_m is not None
+        lengths_m = [np.linalg.norm(m[:, 3] - m[:, 13], axis=-1) for m in (before.joints_cam_m, after.joints_cam_m)]
+        np.testing.assert_allclose(lengths_m[1], lengths_m[0], atol=1e-4)
+        assert world_joints_m(after)[..., 1].min() > 0
+
+
+def trunk_up(clip: Clip) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The direction from the root to the thorax (T,3), world."""
+    joints_m = world_joints_m(clip)
+    up = joints_m[:, 8] - joints_m[:, 0]
+    return np.asarray(up / np.linalg.norm(up, axis=-1, keepdims=True))
+
+
+def world_joints_m(clip: Clip) -> np.ndarray[Any, np.dtype[np.float64]]:
+    assert clip.joints_cam_m is not None
+    assert clip.rotation is not None
+    assert clip.translation is not None
+    return np.einsum("tba,tjb->tja", clip.rotation, clip.joints_cam_m - clip.translation[:, None])
+
+
 def test_shipped_clips_are_whole_and_splits_stay_apart() -> None:
     columns = ["clip_id", "split", "label", "label_name", "performer", "height", "width"]
     clips = {

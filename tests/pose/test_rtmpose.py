@@ -1,5 +1,6 @@
 """RTMPose: its weights, its decoding, whole clips, official checkpoints, and one stage of training."""
 
+import copy
 import subprocess
 import sys
 from collections import OrderedDict
@@ -14,7 +15,7 @@ import torch
 from mmengine.logging import HistoryBuffer
 
 from finephys.pose.mmpose_import import official_config
-from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc
+from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc, frames_around, stack_frames
 from finephys.pose.rtmpose_training import Pose2DTraining, Pose2DTrainingConfig, build, collate, simcc_target
 from finephys.skeleton import BONES, MIRROR, NUM_JOINTS
 
@@ -117,10 +118,12 @@ def test_any_length_and_size(estimator: RTMPose, num_frames: int, height: int, w
 
 
 def test_how_frames_are_batched_does_not_matter(estimator: RTMPose, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In float64: an untrained network has peaks that are nearly level, and which one wins moves the next box.
+    exact = copy.deepcopy(estimator).double()
     frames = noise_clip(9, 128, 128)
-    whole = estimator.estimate(frames)
+    whole = exact.estimate(frames)
     monkeypatch.setattr("finephys.pose.rtmpose.CROPS_PER_FORWARD", 4)
-    np.testing.assert_allclose(estimator.estimate(frames).joints_px, whole.joints_px, atol=1e-2)
+    np.testing.assert_allclose(exact.estimate(frames).joints_px, whole.joints_px, atol=1e-2)
 
 
 def test_a_black_clip_shows_nobody(estimator: RTMPose) -> None:
@@ -261,6 +264,7 @@ def test_augmented_joints_stay_on_their_pixels(flip_probability: float) -> None:
     config = replace(
         Pose2DTrainingConfig(),
         crops_per_step=8,
+        filmed_probability=0.0,
         flip_probability=flip_probability,
         colour_probability=0.0,
         grey_probability=0.0,
@@ -273,7 +277,7 @@ def test_augmented_joints_stay_on_their_pixels(flip_probability: float) -> None:
     )
     batch = collate([row], np.random.default_rng(0), config)
     num_checked = 0
-    for crop, joints, inside in zip(batch["crops_NHWC"].numpy(), batch["joints_px"].numpy(), batch["is_inside"]):
+    for crop, joints, inside in zip(batch["crops_NFHWC"][:, 1].numpy(), batch["joints_px"].numpy(), batch["is_inside"]):
         for joint, (x, y) in enumerate(joints):
             if not inside[joint] or min(x, y) < 3 or max(x, y) > 125:
                 continue
@@ -353,11 +357,34 @@ def test_a_few_steps_learn_a_batch_and_export_it(tmp_path: Path) -> None:
         torch.testing.assert_close(again.state_dict()[name], weight)
 
 
+def test_a_network_of_single_frames_goes_on_with_three(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = replace(RTMPoseConfig(), widen_factor=0.125, head_dim=64, head_attention_dim=32, frames_per_crop=1)
+    one = build(config, None).eval()
+    one.export(tmp_path)
+    three = build(RTMPoseConfig(), tmp_path).pose_estimator.eval()
+    crops_NFHWC = torch.randint(0, 256, (2, 3, 128, 128, 3), dtype=torch.uint8)
+    expected = one.pose_estimator(stack_frames(crops_NFHWC[:, 1:2]))
+    for logits, wanted in zip(three(stack_frames(crops_NFHWC)), expected):
+        torch.testing.assert_close(logits, wanted)
+    # What the other frames show gets in as soon as their weights move.
+    three(stack_frames(crops_NFHWC))[0].square().sum().backward()
+    stem = three.backbone.stem[0].conv
+    assert stem.weight.grad[:, :3].abs().max() > 0
+
+
+def test_frames_around_a_frame_end_with_the_clip() -> None:
+    assert frames_around(0, 9, 3) == [0, 0, 1]
+    assert frames_around(8, 9, 3) == [7, 8, 8]
+    assert frames_around(4, 9, 3, stride=2) == [2, 4, 6]
+    assert frames_around(0, 1, 3) == [0, 0, 0]
+
+
 def test_collate_repeats_itself_from_the_same_seed() -> None:
     config = replace(Pose2DTrainingConfig(), crops_per_step=6)
     rows = [stick_clip(seed=seed) for seed in range(3)]
     first, second = (collate(rows, np.random.default_rng(7), config) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert first["crops_NHWC"].shape == (6, 128, 128, 3)
+    assert first["crops_NFHWC"].shape == (6, 3, 128, 128, 3)
     with pytest.raises(ValueError, match="no clips"):
         collate([], np.random.default_rng(0), config)
