@@ -6,9 +6,10 @@ Units:   pixel (x right, y down, centre of the first pixel at 0.5); a bin is 1 /
 [1] RTMPose, arXiv:2303.07399; SimCC, arXiv:2107.03332.  Network and loss are mmpose's classes.
     We differ: a crop may hold the frames before and after as further channels of the first convolution, because blur
     and compression hide in one frame what its neighbours show.  No person detector and no flip test.  A first pass over
-    wide boxes finds the body, two more over boxes that follow and turn with it measure (crops.py).  A joint is placed
-    at the mean of the distribution around its peak, not at the peak, and its confidence is the probability there: the
-    network is trained with a proper score, so it is calibrated up to over-fitting, where mmpose returns the raw logit.
+    wide boxes finds the body, two more over boxes that follow and turn with it measure (crops.py), and places are
+    smoothed over time (smoothing.py).  A joint is placed at the mean of the distribution around its peak, not at the
+    peak, and its confidence is the probability there: the network is trained with a proper score, so it is calibrated
+    up to over-fitting, where mmpose returns the raw logit.
 """
 
 import importlib
@@ -28,6 +29,7 @@ from torch import Tensor
 from finephys.pose.crops import Boxes, boxes_from_motion, boxes_from_pose, crop_to_frame, cut_crop
 from finephys.pose.estimator import Pose2D
 from finephys.pose.mmpose_import import import_mmpose_models, official_config
+from finephys.pose.smoothing import smooth_pose
 from finephys.skeleton import COCO_NAMES, NUM_JOINTS, coco_to_h36m
 
 KEYPOINT_LAYOUTS = {"h36m": NUM_JOINTS, "coco": len(COCO_NAMES)}
@@ -233,7 +235,7 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
             keypoints = Pose2D(*coco_to_h36m(keypoints.joints_px, keypoints.confidence))
         is_blank_T = np.array([frame.min() == frame.max() for frame in frames_THWC])
         confidence = np.where(is_blank_T[:, None], np.float32(0), keypoints.confidence)
-        return Pose2D(keypoints.joints_px, confidence)
+        return smooth_pose(Pose2D(keypoints.joints_px, confidence))
 
     @torch.inference_mode()
     def _estimate_in_boxes(self, frames_THWC: NDArray[np.uint8], boxes: Boxes) -> Pose2D:
