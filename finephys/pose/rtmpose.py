@@ -189,7 +189,7 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """This network of single frames, over crops of several: until it is trained, those beside the middle change
         nothing."""
         config = {name: value for name, value in self.config.items() if not name.startswith("_")}
-        wider = RTMPose(**{**config, "frames_per_crop": frames_per_crop})
+        wider: RTMPose = RTMPose(**{**config, "frames_per_crop": frames_per_crop})
         weights = self.state_dict()
         wider.backbone.stem[0].conv = _with_frames(self.backbone.stem[0].conv, frames_per_crop)
         weights["backbone.stem.0.conv.weight"] = wider.backbone.stem[0].conv.weight

@@ -6,8 +6,8 @@ Units:   pixel, frame
 
 A parabola over time through a joint's places in seven frames, the nearer and surer the frame, the closer [1, 2]; a
 place far from the parabola counts less and less (a swapped left and right, a hand for a foot).
-[1] Cleveland, Robust locally weighted regression, JASA 1979.  We differ: Cauchy's loss for the bisquare one, which would
-    forget a frame altogether.  [2] Savitzky and Golay, 1964: the same without weights.
+[1] Cleveland, Robust locally weighted regression, JASA 1979.  We differ: Cauchy's loss for the bisquare one, which
+    would forget a frame altogether.  [2] Savitzky and Golay, 1964: the same without weights.
 """
 
 import numpy as np
