@@ -47,8 +47,11 @@ class OptimizerConfig:
     warmup_steps: int = 100
     # What the cosine ends at, as a share of lr.
     final_lr_share: float = 0.05
+    # AdamW's decoupled weight decay, its share of the learning rate.
     weight_decay: float = 0.01
+    # Decay of the mean of gradients ...
     beta1: float = 0.9
+    # ... and of that of their squares.
     beta2: float = 0.99
     # Gradients are clipped to this global norm.
     max_grad_norm: float = 1.0
@@ -84,7 +87,9 @@ class ZeroConfig:
 class RowsConfig:
     """How the rows of a stage are made by Ray Data (finephys/data/pipeline.py)."""
 
+    # Split whose clips train.
     train_split: str = "train"
+    # Split whose clips validate.
     validation_split: str = "test"
     # Clips of train_split that are used, spread evenly over the ids; None uses all of them.
     train_clips: int | None = None
@@ -97,9 +102,11 @@ class RowsConfig:
     num_windows: int | None = None
     # Where the guidance of feature rows comes from: the estimators of --init, or the clips' ground truth.
     pose_source: Literal["detected", "truth"] = "detected"
-    # Actors of each hop of the feature chain, and the logical CPUs and GPUs that one takes.
+    # Actors of each hop of the feature chain ...
     actors: int = 1
+    # ... the logical CPUs that one takes ...
     actor_cpus: float = 0.5
+    # ... and the share of a GPU.
     actor_gpus: float = 0.0
 
 
@@ -123,6 +130,7 @@ class TrainConfig:
     batch_size: int = 8
     # Forward passes in one optimizer step.
     accumulation: int = 1
+    # Of the order of clips, of augmentation, noise and fresh weights.
     seed: int = 0
 
     # Ranks. The global batch is batch_size x accumulation x num_workers.
@@ -144,10 +152,13 @@ class TrainConfig:
 
     # Steps between two lines of progress; metrics are kept for every step.
     log_every: int = 10
+    # Steps between checkpoints; there is one after the last step in any case.
     checkpoint_every: int = 250
+    # How many of the last checkpoints are kept, beside the best.
     keep_checkpoints: int = 2
     # Steps between validations; there is one before the first step and one after the last in any case.
     validate_every: int = 250
+    # Batches of one rank in each of them.
     validation_batches: int = 4
     # Steps between sample videos of the first validation batch, where the stage makes videos, and after the last step;
     # None makes none.

@@ -45,8 +45,9 @@ class DenoiserConfig:
     # What the tokenizer of a fresh model learns its words from.
     prompts: tuple[str, ...] = DEMO_SENTENCES
 
-    # Share of the samples that see no text, and, independently, no pose: classifier-free guidance (arXiv:2207.12598).
+    # Share of the samples that see no text: classifier-free guidance (arXiv:2207.12598) ...
     text_dropout: float = 0.1
+    # ... and, independently, no pose.
     pose_dropout: float = 0.1
     # Share of the samples that see no reference picture: half, as generation goes with and without one.
     reference_dropout: float = 0.5

@@ -59,12 +59,17 @@ DEMO_SENTENCES = (
 class TextConfig:
     """The demo's text encoder: 0.23 M parameters."""
 
+    # Tokens that the tokenizer learns at most.
     vocab_size: int = 1024
     # Tokens that a prompt is padded or cut to.
     max_length: int = 64
+    # Width of the network.
     hidden_size: int = 128
+    # Width inside its feed-forward layers.
     intermediate_size: int = 256
+    # Layers.
     num_hidden_layers: int = 1
+    # Heads of each attention.
     num_attention_heads: int = 4
 
 

@@ -27,16 +27,25 @@ WINDOW_FRAMES = 16
 class UNetConfig:
     """The demo's UNet; attention where the latent is 16x16 or less."""
 
+    # Side of the latents of a frame.
     sample_size: int = 32
+    # Channels of a latent.
     latent_channels: int = 4
+    # Width at each resolution, the finest first.
     block_out_channels: tuple[int, ...] = (32, 64, 112)
+    # At which of them frames attend to themselves and to the text.
     has_attention: tuple[bool, ...] = (False, True, True)
+    # Residual layers at each resolution.
     layers_per_block: int = 1
+    # Groups of each group norm.
     norm_num_groups: int = 16
+    # Width of the text encoder's output.
     cross_attention_dim: int = 128
     # Channels a head; diffusers' argument of this meaning for UNetMotionModel is the number of heads.
     head_channels: int = 16
+    # Frames at most.
     motion_max_seq_length: int = 32
+    # Whether frames see each other in the middle block, too.
     use_motion_mid_block: bool = False
 
     def __post_init__(self) -> None:

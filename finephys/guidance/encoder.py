@@ -42,10 +42,15 @@ class Guidance:
 class GuidanceEncoderConfig:
     """Fits diffusion/unet.py's demo UNet: block_out_channels and layers_per_block are the UNet's own."""
 
+    # Channels of the guidance maps (finephys/guidance/heatmaps.py).
     guidance_channels: int = NUM_GUIDANCE_CHANNELS
+    # Width of the UNet's first layer.
     conv_in_channels: int = 32
+    # Channels of a latent.
     latent_channels: int = 4
+    # Width of the UNet at each resolution.
     block_out_channels: tuple[int, ...] = (32, 64, 112)
+    # Residual layers of the UNet at each resolution.
     layers_per_block: int = 1
     # Width of the encoder's own features at each scale: pose is simpler than picture, so it needs no more.
     hidden_channels: tuple[int, ...] = (48, 48, 48)

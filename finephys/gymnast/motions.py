@@ -270,10 +270,12 @@ def performers(split: Split, seed: int) -> list[Performer]:
     rng = np.random.default_rng([seed, list(NUM_PERFORMERS).index(split)])
     count = NUM_PERFORMERS[split]
     first = 0 if split == "train" else NUM_PERFORMERS["train"]
+    # Another seed's people are others; the shipped ones, of seed 0, have the short names.
+    of_seed = f"s{seed}" if seed else ""
     leotards, skins, hairs = (_dealt(list(palette), count, rng) for palette in (LEOTARDS, SKINS, HAIRS))
     return [
         Performer(
-            name=f"p{first + index:02d}",
+            name=f"p{first + index:02d}{of_seed}",
             shape=random_shape(rng),
             leotard=leotards[index],
             skin=skins[index],

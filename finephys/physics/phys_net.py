@@ -113,18 +113,20 @@ def called_flights(flight_logit_BT: Tensor, dt_s_B: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class PhysNetConfig:
-    """width, num_layers, num_heads: of the transformer.  attention_s: how far in time a frame attends, either way.
+    """The shipped Phys-Net."""
 
-    recursion: "solve" over all time at once, or step "bidirectional" or "forward" as [1] does;
-    "none": no mechanics, the same network moves S_dd's joints directly: the black box to compare with.
-    num_gauss_newton_steps: looks at the image, each followed by the dynamics again; 0 for none.
-    """
-
+    # Of the tokens of the transformer.
     width: int = 96
+    # Its layers.
     num_layers: int = 3
+    # Heads of each attention.
     num_heads: int = 4
+    # How far in time a frame attends, either way.
     attention_s: float = 0.6
+    # Looks at the image, each followed by the dynamics again; 0 for none.
     num_gauss_newton_steps: int = 2
+    # "solve" over all time at once, or step "bidirectional" or "forward" as arXiv:2505.13437 does; "none": no
+    # mechanics, the same network moves S_dd's joints directly: the black box to compare with.
     recursion: Recursion = "solve"
 
     def __post_init__(self) -> None:

@@ -93,23 +93,27 @@ class Pose3D:
 
 @dataclass(frozen=True, kw_only=True)
 class LifterConfig:
-    """width, num_layers, num_heads: of the network.  merge_layer: prompts and query are averaged before this layer.
+    """The shipped lifter. Weights saved before has_spread and is_episodic existed have neither."""
 
-    num_prompts: examples that complete one query; 0 is the same network without prompts.  bank_size, window_frames:
-    the bank holds bank_size windows of window_frames at 30 fps.  missing_below: a joint less sure than this is a
-    missing token.  has_spread: whether it says how far off it expects to be.  is_episodic: whether it is told if
-    prompts were given with the query.  Weights saved before these two existed have neither.
-    """
-
+    # Of the tokens of the network.
     width: int = 128
+    # Transformer layers.
     num_layers: int = 6
+    # Heads of each attention.
     num_heads: int = 4
+    # Prompts and query are averaged before this layer.
     merge_layer: int = 2
+    # Examples that complete one query; 0 is the same network without prompts.
     num_prompts: int = 2
+    # Windows in the bank that prompts are chosen from ...
     bank_size: int = 192
+    # ... and frames of a window, at 30 a second.
     window_frames: int = 16
+    # A joint less sure than this is a missing token.
     missing_below: float = 0.3
+    # Whether it says how far off it expects to be.
     has_spread: bool = True
+    # Whether it is told if prompts were given with the query.
     is_episodic: bool = True
 
     def __post_init__(self) -> None:

@@ -54,21 +54,31 @@ class RTMPoseConfig:
 
     Crops are 128 x 128 because the demo's frames are.  RTMPose-t's five levels would end in a 4 x 4 map there; three
     stages end in 8 x 8 (as RTMPose-t's 8 x 6) and spend the parameters where the resolution is.
-    simcc_sigma_bins: deviation of the training target, 1.5 % of the crop (RTMPose: 1.3 %).
-    frames_per_crop: odd; the frame in the middle is the one whose joints are asked for. Official weights have 1.
     """
 
+    # "h36m", this project's joints, or "coco", official weights'.
     keypoint_layout: str = "h36m"
+    # Pixels of a crop ...
     crop_height: int = 128
+    # ... and across.
     crop_width: int = 128
+    # Of CSPNeXt, 1 to 4.
     num_stages: int = 3
+    # Of CSPNeXt's numbers of blocks.
     deepen_factor: float = 0.33
+    # Of CSPNeXt's channels.
     widen_factor: float = 0.5
+    # Width of the head's tokens, one a keypoint ...
     head_dim: int = 128
+    # ... and of their attention.
     head_attention_dim: int = 64
+    # Side of the head's first convolution.
     head_kernel_size: int = 7
+    # Bins a pixel of the crop.
     simcc_split_ratio: float = 2.0
+    # Deviation of the training target along x and y, 1.5 % of the crop (RTMPose: 1.3 %).
     simcc_sigma_bins: tuple[float, float] = (4.0, 4.0)
+    # Odd; the frame in the middle is the one whose joints are asked for. Official weights have 1.
     frames_per_crop: int = 3
 
 
