@@ -17,8 +17,7 @@ learned, because with it comes the detector's noise; confidence is a channel, an
 that takes the prompts' place in the residual; and the result is absolute: depth is predicted as the logarithm of a
 correction to NOMINAL_EXTENT_M / (apparent extent), beside gravity and whether the camera stands still.
 
-A window is normalised by a path (the torso's centre in each frame, smoothed, "the reference") and one scale. The
-reference is carried as the last of the A points: its input is where it is, its target also how deep.
+How a window is normalised, and what the reference is, stands in examples.py.
 
 Prompts may also be given with the query: solved windows of the same performer before the same camera. Then they and
 not the bank's complete it, a learned token says so, and the result is as large as they are, by construction. What they
@@ -27,7 +26,7 @@ training's episodes teach (windows.py). Each output comes with a spread, the err
 saved without knows none.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,26 +38,17 @@ from torch.nn import functional
 
 from finephys.pose.camera import unproject
 from finephys.pose.estimator import Pose2D
-from finephys.skeleton import BONES, JOINT_NAMES, MIRROR, NUM_JOINTS
-
-# The examples are at this rate; a faster clip is read as several interleaved sequences of about this rate.
-WINDOW_FPS = 30.0
-
-# About the root-mean-square distance of the joints from the torso's centre in the image plane, in metres, of a person
-# standing. It only centres what the network predicts.
-NOMINAL_EXTENT_M = 0.42
-# The lengths of the skeleton's 16 bones together: the mean over training's performers.
-NOMINAL_BONES_M = 3.69
-
-# The reference follows the joints that the detector loses least and that move least against each other.
-_TORSO = ("root", "right_hip", "left_hip", "spine", "thorax", "left_shoulder", "right_shoulder")
-_REFERENCE_WEIGHT = tuple(1.0 if name in _TORSO else 0.05 for name in JOINT_NAMES)
-# Standard deviation, in frames, of the kernel that smooths the reference, and the weight it gives to far frames so
-# that a gap of any length is bridged.
-_REFERENCE_SMOOTHING = 1.0
-_REFERENCE_FLOOR = 1e-4
-# Apparent extents are read relative to this (a standing body that fills two thirds of a 37 degree view).
-_NOMINAL_SCALE = 0.1
+from finephys.pose.examples import (
+    NOMINAL_EXTENT_M,
+    Examples,
+    Windows,
+    body_size,
+    nearest_examples,
+    normalise,
+    solved,
+    window_table,
+)
+from finephys.skeleton import MIRROR, NUM_JOINTS
 
 # Where the expected errors start: of a joint in metres; of the root's depth as a share, of gravity in radians.
 NOMINAL_SPREAD_M = 0.15
@@ -123,62 +113,6 @@ class LifterConfig:
             raise ValueError(f"merge_layer {self.merge_layer} must be in 0..num_layers ({self.num_layers})")
         if not 0 <= self.num_prompts <= self.bank_size:
             raise ValueError(f"num_prompts {self.num_prompts} must be in 0..bank_size ({self.bank_size})")
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """2D windows in the network's terms.
-
-    points_NFA2: joints relative to the reference over the scale, then the reference relative to its mean over the
-    scale.  sure_NFA: confidence, 0 where missing.  reference_NF2: rays.  scale_N: extent in rays.
-    """
-
-    points_NFA2: Tensor
-    sure_NFA: Tensor
-    reference_NF2: Tensor
-    scale_N: Tensor
-
-    def scene(self) -> Tensor:
-        """(N, 4): where in the view, how large, how much was seen."""
-        mean_N2 = self.reference_NF2.mean(1)
-        log_scale_N1 = (self.scale_N / _NOMINAL_SCALE).log()[:, None]
-        return torch.cat([mean_N2 / _NOMINAL_SCALE, log_scale_N1, self.sure_NFA.mean((1, 2))[:, None]], -1)
-
-
-@dataclass(frozen=True)
-class _Examples:
-    """Windows with their solution: target_PFA3 is joints about the reference over NOMINAL_EXTENT_M, then the
-    reference's (x, y) as seen and the logarithm of its depth's correction; gravity_P3 unit."""
-
-    windows: _Windows
-    target_PFA3: Tensor
-    gravity_P3: Tensor
-    size_P: Tensor
-
-    def followed_by(self, other: "_Examples") -> "_Examples":
-        """These and then the other's."""
-        return _Examples(
-            _Windows(*(torch.cat(pair) for pair in zip(_parts(self.windows), _parts(other.windows)))),
-            torch.cat([self.target_PFA3, other.target_PFA3]),
-            torch.cat([self.gravity_P3, other.gravity_P3]),
-            torch.cat([self.size_P, other.size_P]),
-        )
-
-    def mirrored(self) -> "_Examples":
-        """Their mirror images."""
-        flip_3 = self.gravity_P3.new_tensor([-1.0, 1.0, 1.0])
-        mirror, windows = [*MIRROR, NUM_JOINTS], self.windows
-        return _Examples(
-            _Windows(
-                windows.points_NFA2[:, :, mirror] * flip_3[:2],
-                windows.sure_NFA[:, :, mirror],
-                windows.reference_NF2 * flip_3[:2],
-                windows.scale_N,
-            ),
-            self.target_PFA3[:, :, mirror] * flip_3,
-            self.gravity_P3 * flip_3,
-            self.size_P,
-        )
 
 
 @dataclass(frozen=True)
@@ -416,7 +350,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if examples is not None and prompts is not None:
             num_bank, num_given = len(examples.gravity_P3), prompts.gravity_BC3.shape[1]
             examples = examples.followed_by(
-                _solved(
+                solved(
                     prompts.joints_cam_m_BCFJ3.flatten(0, 1),
                     prompts.gravity_BC3.flatten(0, 1),
                     body_size(prompts.joints_cam_m_BCFJ3).mean(1).repeat_interleave(num_given),
@@ -432,7 +366,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ):
             inside_nF1 = (weight_nF > 0)[..., None]
             sure_nFJ = sure_BTJ[clip_n[:, None], frame_nF] * inside_nF1
-            windows = _normalise(rays_BTJ2[clip_n[:, None], frame_nF], sure_nFJ)
+            windows = normalise(rays_BTJ2[clip_n[:, None], frame_nF], sure_nFJ)
             is_allowed_nP = None if is_allowed_BP is None else is_allowed_BP[clip_n]
             is_given_n = None if prompts is None else prompts.is_given_B[clip_n]
             completed.append(self.complete(windows, examples, is_allowed_nP, is_given_n))
@@ -459,17 +393,17 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scene_B2 = scene_N2.new_zeros(num_clips, 2).index_add(0, clip_N, scene_N2) / count_B[:, None]
         return Lifted(joints_BTJ3, gravity_B3, static_B, spread_BTJ, scene_B2[:, 0], scene_B2[:, 1])
 
-    def _bank(self) -> _Examples:
+    def _bank(self) -> Examples:
         """The bank in the network's terms, each example followed (P later) by its mirror image."""
         # Whose body a clip's is nobody knows: in the bank all are of the usual size.
         size_P = torch.ones_like(self.bank_gravity_P3[:, 0])
-        examples = _solved(self.bank_joints_cam_m_PFJ3, self.bank_gravity_P3, size_P, self.bank_rays_PFJ2)
+        examples = solved(self.bank_joints_cam_m_PFJ3, self.bank_gravity_P3, size_P, self.bank_rays_PFJ2)
         return examples.followed_by(examples.mirrored())
 
     def complete(
         self,
-        query: _Windows,
-        examples: _Examples | None,
+        query: Windows,
+        examples: Examples | None,
         is_allowed_NP: Tensor | None,
         is_given_N: Tensor | None,
     ) -> tuple[Tensor, ...]:
@@ -495,7 +429,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             query_NLD = query_NLD + torch.where(is_given_N[:, None, None], self.given_token, 0.0)
         # Each example that any window uses goes through the layers once.
         used_U, which_NK = prompt_NK.unique(return_inverse=True)
-        used = _Windows(*(part[used_U] for part in _parts(prompts)))
+        used = prompts.chosen(used_U)
         prompt_ULD = self._tokens(used, examples.target_PFA3[used_U], examples.gravity_P3[used_U])
         stream_MLD = torch.cat([query_NLD, prompt_ULD])
         for layer in self.layers[: self.merge_layer]:
@@ -506,7 +440,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
             merged_NLD = layer(merged_NLD)
         return self._read_out(query, guess_NFA3, self.norm(merged_NLD), examples.size_P[prompt_NK].mean(1))
 
-    def _tokens(self, windows: _Windows, target_NFA3: Tensor, gravity_N3: Tensor) -> Tensor:
+    def _tokens(self, windows: Windows, target_NFA3: Tensor, gravity_N3: Tensor) -> Tensor:
         """(N, A + 1 + F, D): points, scene, frames; each says what is seen and what the target is or may be."""
         sure_NFA1 = windows.sure_NFA[..., None]
         input_NFA3 = torch.cat([windows.points_NFA2, sure_NFA1], -1)
@@ -517,13 +451,13 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         frame_NFD = self.embed_frame(joined_NFA6.flatten(2))
         return torch.cat([point_NAD, scene_N1D, frame_NFD], 1) + self.position
 
-    def _read_out(self, query: _Windows, guess_NFA3: Tensor, token_NLD: Tensor, size_N: Tensor) -> tuple[Tensor, ...]:
+    def _read_out(self, query: Windows, guess_NFA3: Tensor, token_NLD: Tensor, size_N: Tensor) -> tuple[Tensor, ...]:
         """From tokens to metres. The network speaks of a body of the usual size; the prompts' is put in its place."""
         # Half precision would cost millimetres here, where layers are cheap.
         with torch.autocast(token_NLD.device.type, enabled=False):
             return self._metres(query, guess_NFA3, token_NLD.float(), size_N)
 
-    def _metres(self, query: _Windows, guess_NFA3: Tensor, token_NLD: Tensor, size_N: Tensor) -> tuple[Tensor, ...]:
+    def _metres(self, query: Windows, guess_NFA3: Tensor, token_NLD: Tensor, size_N: Tensor) -> tuple[Tensor, ...]:
         num_points = NUM_JOINTS + 1
         point_NAD, scene_N1D, frame_NFD = token_NLD.split([num_points, 1, self.window_frames], 1)
         output_NFA3 = self.guess_share * guess_NFA3 + self.frame_head(frame_NFD).unflatten(-1, (num_points, 3))
@@ -575,99 +509,3 @@ class _Layer(nn.Module):
 
 def _mlp(width: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-
-def nearest_examples(query: _Windows, examples: _Examples, count: int, is_allowed_NP: Tensor | None = None) -> Tensor:
-    """(N, count) long: the examples whose normalised 2D is nearest to each window's, mean over what the query saw.
-
-    is_allowed_NP bool: which examples a window may take; all without it.
-    """
-    weight_NX = query.sure_NFA[:, :, :NUM_JOINTS, None].expand(-1, -1, -1, 2).flatten(1)
-    query_NX = query.points_NFA2[:, :, :NUM_JOINTS].flatten(1)
-    example_PX = examples.windows.points_NFA2[:, :, :NUM_JOINTS].flatten(1)
-    # sum w (q - e)^2 without its first term, which is the same for all examples.
-    distance_NP = weight_NX @ example_PX.square().T - 2 * (weight_NX * query_NX) @ example_PX.T
-    if is_allowed_NP is not None:
-        distance_NP = distance_NP.masked_fill(~is_allowed_NP, torch.inf)
-    return distance_NP.topk(count, dim=1, largest=False).indices
-
-
-def body_size(joints_m_PFJ3: Tensor) -> Tensor:
-    """(...,) from joints (..., F, 17, 3) metres: all bones' lengths, mean over frames, over NOMINAL_BONES_M."""
-    parents, children = zip(*BONES)
-    lengths_m = (joints_m_PFJ3[..., list(children), :] - joints_m_PFJ3[..., list(parents), :]).norm(dim=-1)
-    size: Tensor = lengths_m.sum(-1).mean(-1) / NOMINAL_BONES_M
-    return size
-
-
-def _solved(joints_PFJ3: Tensor, gravity_P3: Tensor, size_P: Tensor, rays_PFJ2: Tensor | None = None) -> _Examples:
-    """Solved windows in the network's terms, of bodies size_P times as large as usual.
-
-    Their 2D halves are exact projections.
-    """
-    if rays_PFJ2 is None:
-        rays_PFJ2 = joints_PFJ3[..., :2] / joints_PFJ3[..., 2:]
-    windows = _normalise(rays_PFJ2, torch.ones_like(rays_PFJ2[..., 0]))
-    # The reference's depth is the torso's mean depth.
-    weight_J = joints_PFJ3.new_tensor(_REFERENCE_WEIGHT)
-    depth_PF = (joints_PFJ3[..., 2] * weight_J).sum(-1) / weight_J.sum()
-    reference_PF3 = torch.cat([windows.reference_NF2, torch.ones_like(depth_PF)[..., None]], -1) * depth_PF[..., None]
-    extent_P1 = size_P[:, None] * NOMINAL_EXTENT_M
-    correction_PF1 = (depth_PF * windows.scale_N[:, None] / extent_P1).log()[..., None]
-    about_PFJ3 = (joints_PFJ3 - reference_PF3[:, :, None]) / extent_P1[..., None, None]
-    path_PF13 = torch.cat([windows.points_NFA2[:, :, -1], correction_PF1], -1)[:, :, None]
-    return _Examples(windows, torch.cat([about_PFJ3, path_PF13], 2), gravity_P3, size_P)
-
-
-def window_table(num_frames: int, fps: list[float], window_frames: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Overlapping windows that cover clips of num_frames at about WINDOW_FPS.
-
-    -> clip_N and frame_NF long, weight_NF float32: which clip, which of its frames, with what share in the blend
-    (a triangle; 0 where a short clip does not fill its window).
-    """
-    ramp_F = torch.arange(window_frames, dtype=torch.float32)
-    triangle_F = torch.minimum(ramp_F + 1, window_frames - ramp_F)
-    of_rate: dict[int, Tensor] = {}
-    for step in {max(1, round(rate / WINDOW_FPS)) for rate in fps}:
-        parts = []
-        for phase in range(min(step, num_frames)):
-            last = (num_frames - phase - 1) // step + 1 - window_frames
-            starts = torch.tensor(sorted({*range(0, max(last, 0), window_frames // 2), max(last, 0)}))
-            parts.append(phase + step * (starts[:, None] + torch.arange(window_frames)))
-        of_rate[step] = torch.cat(parts)
-    frames = [of_rate[max(1, round(rate / WINDOW_FPS))] for rate in fps]
-    clip_N = torch.arange(len(fps)).repeat_interleave(torch.tensor([len(part) for part in frames]))
-    frame_NF = torch.cat(frames)
-    weight_NF = torch.where(frame_NF < num_frames, triangle_F, 0.0)
-    return clip_N, frame_NF.clamp_max(num_frames - 1), weight_NF
-
-
-def _normalise(rays_NFJ2: Tensor, sure_NFJ: Tensor) -> _Windows:
-    """Windows about their reference and at unit extent, from rays and confidence (0: missing)."""
-    weight_NFJ = sure_NFJ.square() * sure_NFJ.new_tensor(_REFERENCE_WEIGHT)
-    time_F = torch.arange(rays_NFJ2.shape[1], dtype=rays_NFJ2.dtype, device=rays_NFJ2.device)
-    kernel_FF = (-0.5 * ((time_F[:, None] - time_F) / _REFERENCE_SMOOTHING).square()).exp() + _REFERENCE_FLOOR
-    weighted_NF2 = kernel_FF @ (weight_NFJ[..., None] * rays_NFJ2).sum(2)
-    weight_NF1 = kernel_FF @ weight_NFJ.sum(2)[..., None]
-    reference_NF2 = weighted_NF2 / weight_NF1.clamp_min(1e-8)
-
-    offset_NFJ2 = rays_NFJ2 - reference_NF2[:, :, None]
-    distance_NFJ = offset_NFJ2.norm(dim=-1)
-    seen_NFJ = sure_NFJ > 0
-    # A wild joint must not shrink the rest.
-    median_N = torch.where(seen_NFJ, distance_NFJ, torch.nan).flatten(1).nanmedian(1).values.nan_to_num()
-    distance_NFJ = torch.minimum(distance_NFJ, 2.5 * median_N[:, None, None])
-    mean_square_N = (sure_NFJ * distance_NFJ.square()).sum((1, 2)) / sure_NFJ.sum((1, 2)).clamp_min(1e-8)
-    # A window in which nothing was seen, or one point only, has no extent.
-    scale_N = torch.where(mean_square_N > 1e-8, mean_square_N, _NOMINAL_SCALE**2).sqrt()
-
-    path_NF2 = reference_NF2 - reference_NF2.mean(1, keepdim=True)
-    points_NFA2 = torch.cat([offset_NFJ2, path_NF2[:, :, None]], 2) / scale_N[:, None, None, None]
-    sure_NFA = torch.cat([sure_NFJ, torch.ones_like(sure_NFJ[..., :1])], 2)
-    # What was not seen has no place.
-    points_NFA2 = torch.where(sure_NFA[..., None] > 0, points_NFA2, 0.0)
-    return _Windows(points_NFA2, sure_NFA, reference_NF2, scale_N)
-
-
-def _parts(windows: _Windows) -> tuple[Tensor, ...]:
-    return tuple(getattr(windows, field.name) for field in fields(windows))

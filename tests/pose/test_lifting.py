@@ -9,7 +9,8 @@ import torch
 
 from finephys.pose.camera import project
 from finephys.pose.estimator import Pose2D
-from finephys.pose.lifting import Lifter, LifterConfig, Pose3D, Prompts, window_table
+from finephys.pose.examples import window_table
+from finephys.pose.lifting import Lifter, LifterConfig, Pose3D, Prompts
 from finephys.pose.lifting_training import LiftingTraining, LiftingTrainingConfig, build, choose_bank, collate
 from finephys.pose.windows import EPISODE_PROMPTS, sample_window
 from finephys.skeleton import MIRROR

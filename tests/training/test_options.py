@@ -1,4 +1,4 @@
-"""Every option of jobs/train.py says what it is: its help is the comment at the field, or else one of another field above."""
+"""Every option of jobs/train.py says what it is: its help is the comment at the field, or that of a field above it."""
 
 import inspect
 import re
