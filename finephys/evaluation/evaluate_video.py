@@ -229,8 +229,11 @@ def see(model: FinePhysPipeline, found: Detection, video_FHWC: NDArray[np.uint8]
     pose = model.pose_estimator.estimate(video_FHWC)
     fps = clip.fps * (len(index) - 1) / (index[-1] - index[0])
     assert clip.intrinsics is not None
-    lifted = model.lifter.lift(pose, clip.intrinsics[clip.num_frames // 2], fps)
-    up = tuple(float(-value) for value in lifted.gravity_cam)
+    # The middle of the video shows the middle of the clip. How its camera moves is read off its own background.
+    intrinsics = clip.intrinsics[clip.num_frames // 2]
+    camera = estimate_camera_motion(video_FHWC, pose, intrinsics, fps)
+    lifted = model.lifter.lift(camera.stabilise(pose, intrinsics), intrinsics, fps)
+    up = tuple(float(-value) for value in camera.gravity(lifted.gravity_cam))
     physical = plausibility(lifted.joints_cam_m, fps, up=(up[0], up[1], up[2]))
     flicker = background_flicker(video_FHWC, truth_px)
     return Seen(
