@@ -24,6 +24,7 @@ OPERATIONAL_FIELDS = (
     "sample_every",
     "keep_checkpoints",
     "threads",
+    "collate_processes",
     "max_failures",
     "storage_patience_minutes",
     "local_cpus",
@@ -141,6 +142,8 @@ class TrainConfig:
     cpus_per_worker: float = 1.0
     # Threads with which a rank computes on the CPU.
     threads: int = 2
+    # Processes of a rank that make its batches of held rows; 0: a thread does. A GPU waits for a thread.
+    collate_processes: int = 0
     # How often lost workers are replaced before the run gives up.
     max_failures: int = 3
     # How long the output's storage may fail before a rank that writes to it does.
@@ -174,6 +177,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulation", "num_workers", "threads", "log_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, wanted at least 1")
+        if self.collate_processes < 0:
+            raise ValueError(f"collate_processes is {self.collate_processes}, wanted at least 0")
         if self.keep_checkpoints < 1:
             raise ValueError(f"keep_checkpoints is {self.keep_checkpoints}, wanted at least 1")
         if self.sample_every is not None and (self.sample_every < 1 or self.validation_batches < 1):

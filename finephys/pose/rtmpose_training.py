@@ -82,7 +82,7 @@ class Pose2DTraining(nn.Module):
         joints_NJ2, weight_NJ = batch["joints_px"], batch["weight"]
         config = self.pose_estimator.config
         head = self.pose_estimator.head
-        features = self.pose_estimator.features(stack_frames(batch["crops_NFHWC"]))
+        features = self.pose_estimator.features(_noisy(stack_frames(batch["crops_NFHWC"]), batch["noise_levels"]))
         logits_NJX, logits_NJY = (logits.float() for logits in head(features))
         inside_NJ = batch["is_inside"]
         target_NJX = simcc_target(joints_NJ2[..., 0], inside_NJ, logits_NJX.shape[-1], config, axis=0)
@@ -149,6 +149,12 @@ def _cell_loss(map_NJHW: Tensor, joints_NJ2: Tensor, weight_NJ: Tensor, crop_siz
     return (cross_entropy_NJ * weight_NJ).mean()
 
 
+def _noisy(crops_NCHW: Tensor, noise_levels_N: Tensor) -> Tensor:
+    """Normal noise on the crops' levels, made where the network runs: on a CPU it costs as much as all else."""
+    noise_NCHW = torch.randn(crops_NCHW.shape, device=crops_NCHW.device) * noise_levels_N[:, None, None, None]
+    return (crops_NCHW + noise_NCHW).clamp(0, 255)
+
+
 def collate(
     rows: Sequence[Mapping[str, Any]],
     rng: np.random.Generator,
@@ -159,10 +165,13 @@ def collate(
     """config.crops_per_step augmented crops of random frames, drawn from decoded clips in turn.
 
     rows: frames (T,H,W,3) uint8, joints_px (T,17,2), joints_confidence (T,17).
-    -> crops_NFHWC uint8, joints_px (N,17,2) float32 in the crop, weight (N,17) float32, is_inside (N,17) float32.
+    -> crops_NFHWC uint8, joints_px (N,17,2) float32 in the crop, weight (N,17) float32, is_inside (N,17) float32;
+    noise_levels (N,) float32, the deviation of the noise that the module adds to the crops, in levels.
     Raises ValueError where there are no rows.
     """
     config = config or Pose2DTrainingConfig()
+    # Crops are small: threads of OpenCV's own would only get into each other's way.
+    cv2.setNumThreads(1)
     if not rows:
         raise ValueError("no clips to take crops from, wanted at least 1")
     order = rng.permutation(len(rows))
@@ -176,11 +185,14 @@ def collate(
         frames_FHWC = row["frames"][frames_around(frame, len(row["frames"]), frames_per_crop, stride)]
         crops.append(augmented_crop(frames_FHWC, joints_px, visibility, rng, config, crop_size))
     images, joints, weights, insides = zip(*crops)
+    is_noisy_N = rng.random(len(crops)) < config.noise_probability
+    noise_levels_N = np.where(is_noisy_N, rng.uniform(2, 12, len(crops)), 0)
     return {
         "crops_NFHWC": torch.from_numpy(np.stack(images)),
         "joints_px": torch.from_numpy(np.stack(joints).astype(np.float32)),
         "weight": torch.from_numpy(np.stack(weights).astype(np.float32)),
         "is_inside": torch.from_numpy(np.stack(insides).astype(np.float32)),
+        "noise_levels": torch.from_numpy(noise_levels_N.astype(np.float32)),
     }
 
 
@@ -207,7 +219,7 @@ def augmented_crop(
         crop_FHWC = np.repeat(_plain_image(rng, crop_size)[None], len(crop_FHWC), 0)
     crop_FHWC = _recoloured(crop_FHWC, rng, config)
     crop_FHWC, is_covered = _with_cutout(crop_FHWC, joints_px, rng, config)
-    crop_FHWC = _blurred_and_noisy(crop_FHWC, rng, config)
+    crop_FHWC = _blurred(crop_FHWC, rng, config)
     is_inside = _is_within(joints_px, np.zeros(2), np.array([crop_size[1], crop_size[0]])) & (not is_nobody)
     weight = np.full(len(joints_px), config.hidden_weight, np.float32)
     weight[(visibility >= 0.5) & ~is_covered] = 1.0
@@ -293,9 +305,7 @@ def _is_within(
     return np.asarray(((joints_px >= low_px) & (joints_px < high_px)).all(-1))
 
 
-def _blurred_and_noisy(
-    crop_FHWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig
-) -> NDArray[np.uint8]:
+def _blurred(crop_FHWC: NDArray[np.uint8], rng: np.random.Generator, config: Pose2DTrainingConfig) -> NDArray[np.uint8]:
     if rng.random() < config.blur_probability:
         if rng.random() < 0.5:
             deviation_px = rng.uniform(0.4, 1.5)
@@ -303,9 +313,6 @@ def _blurred_and_noisy(
         else:
             kernel = _motion_kernel(rng)
             crop_FHWC = np.stack([cv2.filter2D(crop_HWC, -1, kernel) for crop_HWC in crop_FHWC])
-    if rng.random() < config.noise_probability:
-        noise = rng.standard_normal(crop_FHWC.shape, np.float32) * np.float32(rng.uniform(2, 12))
-        crop_FHWC = (crop_FHWC + noise).clip(0, 255).astype(np.uint8)
     return crop_FHWC
 
 

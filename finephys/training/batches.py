@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
+from torch.utils.data import DataLoader, Dataset
 
 from finephys.config import TrainConfig
 from finephys.training.stages import Batch, Row
@@ -104,13 +105,40 @@ def shared_anew(positions: Sequence[StreamPosition], num_ranks: int) -> list[Str
 def held_batches(
     rows: Sequence[Row], collate: Collate, config: TrainConfig, rank: int, first_step: int
 ) -> Iterator[LabelledBatch]:
-    """Micro-batches of this rank from optimizer step `first_step` on, without end, from rows that it holds."""
-    order = _Order(len(rows), config.seed)
-    for step in _count_from(first_step):
-        for micro in range(config.accumulation):
-            share = (step * config.accumulation + micro) * config.num_workers + rank
-            picked = [rows[order.row(share * config.batch_size + sample)] for sample in range(config.batch_size)]
-            yield _collated(picked, collate, config, rank, step, micro)
+    """Micro-batches of this rank from optimizer step `first_step` on to the last, from rows that it holds.
+
+    Made ahead of the step that needs them, by config.collate_processes of their own or else by a thread.
+    """
+    held = _HeldBatches(rows, collate, config, rank)
+    places = range(first_step * config.accumulation, config.steps * config.accumulation)
+    if config.collate_processes == 0:
+        return prefetched(held[place] for place in places)
+    # Forked: the processes read the rows where they lie.
+    return iter(
+        DataLoader(
+            held,
+            batch_size=None,
+            sampler=places,
+            num_workers=config.collate_processes,
+            prefetch_factor=PREFETCHED_BATCHES,
+            multiprocessing_context="fork",
+        )
+    )
+
+
+class _HeldBatches(Dataset[LabelledBatch]):
+    """The micro-batches of a rank by their place in the run: step * accumulation + micro."""
+
+    def __init__(self, rows: Sequence[Row], collate: Collate, config: TrainConfig, rank: int) -> None:
+        self.rows, self.collate, self.config, self.rank = rows, collate, config, rank
+        self.order = _Order(len(rows), config.seed)
+
+    def __getitem__(self, place: int) -> LabelledBatch:
+        config = self.config
+        step, micro = divmod(place, config.accumulation)
+        first = (place * config.num_workers + self.rank) * config.batch_size
+        picked = [self.rows[self.order.row(first + sample)] for sample in range(config.batch_size)]
+        return _collated(picked, self.collate, config, self.rank, step, micro)
 
 
 def streamed_batches(
@@ -120,10 +148,20 @@ def streamed_batches(
     rank: int,
     first_step: int,
 ) -> Iterator[LabelledBatch]:
-    """Micro-batches of this rank from `first_step` on, until its stream ends.
+    """Micro-batches of this rank from `first_step` on, until its stream ends, made ahead by a thread.
 
     stream: this rank's rows from there on, each with the position after it.
     """
+    return prefetched(_streamed_batches(stream, collate, config, rank, first_step))
+
+
+def _streamed_batches(
+    stream: Iterator[tuple[Row, StreamPosition | None]],
+    collate: Collate,
+    config: TrainConfig,
+    rank: int,
+    first_step: int,
+) -> Iterator[LabelledBatch]:
     for step in _count_from(first_step):
         for micro in range(config.accumulation):
             picked = list(islice(stream, config.batch_size))

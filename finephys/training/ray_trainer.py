@@ -297,7 +297,7 @@ def _train_from_checkpoint(job: dict[str, Any]) -> None:
         config,
         engine,
         average,
-        ordering.prefetched(batches),
+        batches,
         validation,
         MetricsLog(config.output, first_step, is_writer=rank == 0),
         TensorBoardLog(config.output, first_step, is_writer=rank == 0),

@@ -11,7 +11,6 @@ import torch
 from finephys.training.batches import (
     StreamPosition,
     held_batches,
-    prefetched,
     shared_anew,
     start_positions,
     streamed_batches,
@@ -124,19 +123,25 @@ def test_the_same_number_of_ranks_goes_on_as_before() -> None:
 
 def test_a_stream_that_ends_ends_the_batches() -> None:
     rows = iter([({"clip_id": str(index), "value": index}, None) for index in range(6)])
-    batches = list(prefetched(streamed_batches(rows, collate, CONFIG, 0, 0)))
+    batches = list(streamed_batches(rows, collate, CONFIG, 0, 0))
     assert [batch.clip_ids for batch in batches] == [["0", "1", "2", "3"]]
 
 
-def test_prefetching_changes_nothing_and_passes_errors_on() -> None:
-    plain = _ids(held_batches(ROWS, collate, CONFIG, 0, 0), 5)
-    assert _ids(prefetched(held_batches(ROWS, collate, CONFIG, 0, 0)), 5) == plain
+@pytest.mark.parametrize("num_processes", [0, 2])
+def test_what_is_collated_ahead_ends_with_the_run_and_passes_errors_on(num_processes: int) -> None:
+    config = replace(CONFIG, steps=7, accumulation=2, collate_processes=num_processes)
+    ahead = list(held_batches(ROWS, collate, config, 0, 2))
+    assert len(ahead) == 10
+    plain = list(islice(held_batches(ROWS, collate, replace(config, steps=100, collate_processes=0), 0, 2), 10))
+    for ours, theirs in zip(ahead, plain, strict=True):
+        assert ours.clip_ids == theirs.clip_ids
+        assert torch.equal(ours.tensors["noise"], theirs.tensors["noise"])
 
     def failing(rows, rng):
         raise ValueError("clip clip-03 is too short")
 
     with pytest.raises(ValueError, match="clip-03"):
-        next(prefetched(held_batches(ROWS, failing, CONFIG, 0, 0)))
+        next(held_batches(ROWS, failing, config, 0, 0))
 
 
 def test_validation_batches_are_always_the_same() -> None:
