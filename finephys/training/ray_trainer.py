@@ -44,7 +44,7 @@ from finephys.training.export import export_pipeline, is_exported
 from finephys.training.loop import Outcome, train
 from finephys.training.page import write_page
 from finephys.training.ray_failures import NoRetryOfRefused, refusing, told_in_one_line
-from finephys.training.ray_metrics import ReportToRay
+from finephys.training.ray_metrics import PrometheusGauges
 from finephys.training.stages import Sampler, Stage
 from finephys.training.zero import Engine
 
@@ -303,7 +303,7 @@ def _train_from_checkpoint(job: dict[str, Any]) -> None:
         TensorBoardLog(config.output, first_step, is_writer=rank == 0),
         first_step=first_step,
         deadline_s=job["deadline_s"],
-        report=ReportToRay(rank),
+        report=PrometheusGauges(rank),
         sampler=_build_sampler(config, stage),
     )
 
