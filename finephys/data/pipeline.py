@@ -168,6 +168,7 @@ class EstimatePose2D:
 
         _one_thread()
         self.estimator = RTMPose.from_pretrained(init, subfolder="pose_estimator", torch_dtype=torch.float32).eval()
+        self.estimator.to(_granted_device())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([_guarded(self._estimate, row) for row in to_rows(table)])
@@ -189,6 +190,7 @@ class LiftPose:
 
         _one_thread()
         self.lifter = Lifter.from_pretrained(init, subfolder="lifter", torch_dtype=torch.float32).eval()
+        self.lifter.to(_granted_device())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([_guarded(self._lift, row) for row in to_rows(table)])
@@ -225,6 +227,7 @@ class EncodeLatents:
 
         _one_thread()
         self.vae = AutoencoderKL.from_pretrained(init, subfolder="vae", torch_dtype=torch.float32).eval()
+        self.vae.to(_granted_device())
 
     def __call__(self, table: pa.Table) -> pa.Table:
         return to_table([_guarded(self._encode, row) for row in to_rows(table)])
@@ -480,6 +483,11 @@ def _with_truth_as_detection(row: Row) -> Row:
         "body_px": row["truth_joints_px"],
         **_camera_columns(camera),
     }
+
+
+def _granted_device() -> str:
+    """The GPU of which Ray gave this actor a share (RowsConfig.actor_gpus), or else the CPU."""
+    return "cuda" if ray.get_gpu_ids() else "cpu"
 
 
 def _one_thread() -> None:
