@@ -32,7 +32,7 @@ CELL_LOSS_WEIGHT = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Pose2DTrainingConfig:
-    """What a crop may look like, what counts, and how many crops are a batch.
+    """What a crop may look like, what counts, and how many crops a clip of a batch gives.
 
     scale: box side over the long side of the true joints' box, from tight to boxes that a tuck leaves empty;
     filmed_scale: of crops as filmed, which the first pass sees: the whole frame.
@@ -42,7 +42,7 @@ class Pose2DTrainingConfig:
     nobody_probability: crops of plain colour or noise, where every joint's target is even.
     """
 
-    crops_per_step: int = 32
+    crops_per_clip: int = 2
     scale: tuple[float, float] = (1.1, 2.4)
     filmed_scale: tuple[float, float] = (1.2, 4.0)
     stride_probabilities: tuple[float, float, float] = (0.05, 0.8, 0.15)
@@ -162,7 +162,7 @@ def collate(
     crop_size: tuple[int, int] = (RTMPoseConfig.crop_height, RTMPoseConfig.crop_width),
     frames_per_crop: int = RTMPoseConfig.frames_per_crop,
 ) -> dict[str, Tensor]:
-    """config.crops_per_step augmented crops of random frames, drawn from decoded clips in turn.
+    """config.crops_per_clip augmented crops of random frames of each of some decoded clips.
 
     rows: frames (T,H,W,3) uint8, joints_px (T,17,2), joints_confidence (T,17).
     -> crops_NFHWC uint8, joints_px (N,17,2) float32 in the crop, weight (N,17) float32, is_inside (N,17) float32;
@@ -174,10 +174,9 @@ def collate(
     cv2.setNumThreads(1)
     if not rows:
         raise ValueError("no clips to take crops from, wanted at least 1")
-    order = rng.permutation(len(rows))
     crops = []
-    for index in range(config.crops_per_step):
-        row = rows[order[index % len(rows)]]
+    for index in range(config.crops_per_clip * len(rows)):
+        row = rows[index % len(rows)]
         frame = int(rng.integers(len(row["frames"])))
         joints_px = np.asarray(row["joints_px"][frame], np.float64)
         visibility = np.asarray(row["joints_confidence"][frame], np.float32)

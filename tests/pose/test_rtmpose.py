@@ -263,7 +263,7 @@ def test_augmented_joints_stay_on_their_pixels(flip_probability: float) -> None:
     row = {"frames": frame[None], "joints_px": places[None], "joints_confidence": np.ones((1, NUM_JOINTS))}
     config = replace(
         Pose2DTrainingConfig(),
-        crops_per_step=8,
+        crops_per_clip=8,
         filmed_probability=0.0,
         flip_probability=flip_probability,
         colour_probability=0.0,
@@ -297,7 +297,7 @@ def test_targets_outside_the_crop_are_even() -> None:
 
 
 def test_the_loss_is_zero_at_the_target_and_only_there(estimator: RTMPose) -> None:
-    batch = collate([stick_clip()], np.random.default_rng(0), replace(Pose2DTrainingConfig(), crops_per_step=4))
+    batch = collate([stick_clip()], np.random.default_rng(0), replace(Pose2DTrainingConfig(), crops_per_clip=4))
     sides = [
         simcc_target(batch["joints_px"][..., axis], batch["is_inside"], 256, estimator.config, axis) for axis in (0, 1)
     ]
@@ -340,7 +340,7 @@ def test_a_few_steps_learn_a_batch_and_export_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = replace(RTMPoseConfig(), widen_factor=0.125, head_dim=64, head_attention_dim=32)
     module = build(config, None)
-    batch = collate([stick_clip()], np.random.default_rng(0), replace(Pose2DTrainingConfig(), crops_per_step=4))
+    batch = collate([stick_clip()], np.random.default_rng(0), replace(Pose2DTrainingConfig(), crops_per_clip=4))
     optimizer = torch.optim.AdamW(module.parameters(), lr=3e-3, weight_decay=0.0)
     losses = []
     for _ in range(30):
@@ -381,7 +381,7 @@ def test_frames_around_a_frame_end_with_the_clip() -> None:
 
 
 def test_collate_repeats_itself_from_the_same_seed() -> None:
-    config = replace(Pose2DTrainingConfig(), crops_per_step=6)
+    config = replace(Pose2DTrainingConfig(), crops_per_clip=2)
     rows = [stick_clip(seed=seed) for seed in range(3)]
     first, second = (collate(rows, np.random.default_rng(7), config) for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
