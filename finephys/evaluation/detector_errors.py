@@ -47,8 +47,8 @@ def record_errors(pipeline: Path, data: str, output: Path, split: str = "train",
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0],
-        epilog="Example: python -m finephys.evaluation.detector_errors --pipeline outputs/pose2d/pipeline --data clips-1 "
-        "--split test",
+        epilog="Example: python -m finephys.evaluation.detector_errors --pipeline outputs/pose2d/pipeline "
+        "--data clips-of-seed-1 --split test",
     )
     parser.add_argument("--pipeline", type=Path, default=ERRORS.parent / "pipeline", help="folder with pose_estimator")
     parser.add_argument("--data", default=str(ERRORS.parent / "clips"), help="folder or URL of shards")
