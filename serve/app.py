@@ -9,7 +9,7 @@ its batch first. What is killed loses nothing: the journal (serve/journal.py) ha
 
 import asyncio
 import os
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import LoggingConfig
 
 from serve.dispatch import Batch
 from serve.settings import Settings
@@ -25,6 +26,8 @@ from serve.settings import Settings
 _ROOT = Path(__file__).parents[1]
 # What a worker yields to the process that answers, on a machine where they share the cores.
 _NICENESS = 19
+# A line for each call costs the process that answers more than the call; /metrics counts them.
+_LOGGING = LoggingConfig(enable_access_log=False)
 
 
 def app(settings: Settings) -> Application:
@@ -50,12 +53,19 @@ def app(settings: Settings) -> Application:
 
 
 # A second batch waits in the replica: Serve's router is not told that one is free, and looks again after up to 0.5 s.
-@serve.deployment(name="Worker", max_ongoing_requests=2, health_check_period_s=5, health_check_timeout_s=30)
+@serve.deployment(
+    name="Worker",
+    max_ongoing_requests=2,
+    health_check_period_s=5,
+    health_check_timeout_s=30,
+    logging_config=_LOGGING,
+)
 class Generator:
     """One pipeline in a process of its own."""
 
     def __init__(self, plain: dict[str, Any]) -> None:
-        self._working, self._is_stopping = threading.Lock(), False
+        # One thread for all batches: each would otherwise keep memory of its own (keep_freed_memory).
+        self._thread, self._is_stopping = ThreadPoolExecutor(1, "generation"), False
         settings = Settings(**plain)
         # Nothing may be looked up on a model hub: the pipeline folder is all there is.
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -63,6 +73,7 @@ class Generator:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             os.nice(_NICENESS)
         # torch and diffusers: seconds that the process that answers need not wait for.
+        from finephys.generation.memory import keep_freed_memory
         from serve.journal import Journal
         from serve.metrics import Metrics
         from serve.settings import Model
@@ -71,24 +82,30 @@ class Generator:
         journal = Journal(settings.journal, settings.lease_seconds)
         owner = f"{serve.get_replica_context().replica_id.unique_id} {os.uname().nodename} {os.getpid()}"
         model = Model.read(Path(settings.pipeline))
+        keep_freed_memory()
         self.worker = Worker(settings, model, journal, Metrics(on_ray=True), owner)
 
     async def run(self, batch: Batch) -> int:
         """Do a batch; an empty one is answered by whoever has loaded its weights. Beside this, health is answered."""
-        return await asyncio.to_thread(self._run, batch)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, batch)
 
     def _run(self, batch: Batch) -> int:
-        with self._working:
-            # A batch that waited behind the last one is left to whoever comes next: nobody claimed its jobs yet.
-            return 0 if self._is_stopping else self.worker.run(batch)
+        # A batch that waited behind the last one is left to whoever comes next: nobody claimed its jobs yet.
+        return 0 if self._is_stopping else self.worker.run(batch)
 
     async def __del__(self) -> None:
         """Serve waits for this before it ends a replica: what is in hand is finished, whether anybody waits or not."""
         self._is_stopping = True
-        await asyncio.to_thread(self._working.acquire)
+        await asyncio.to_thread(self._thread.shutdown)
 
 
-@serve.deployment(name="Ingress", num_replicas=1, max_ongoing_requests=200, ray_actor_options={"num_cpus": 0.1})
+@serve.deployment(
+    name="Ingress",
+    num_replicas=1,
+    max_ongoing_requests=200,
+    ray_actor_options={"num_cpus": 0.1},
+    logging_config=_LOGGING,
+)
 @serve.ingress()
 class Ingress:
     """Answers HTTP, and hands out work."""
