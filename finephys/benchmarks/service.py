@@ -43,6 +43,7 @@ class LocalService:
         config = {
             "proxy_location": "HeadOnly",
             "http_options": {"host": "127.0.0.1", "port": self.port},
+            "logging_config": {"enable_access_log": False},
             "applications": [application],
         }
         (folder / "service.yaml").write_text(yaml.safe_dump(config))
@@ -59,6 +60,8 @@ class LocalService:
             **os.environ,
             # A Ray of its own, whatever else runs here.
             "RAY_ADDRESS": "local",
+            # Ray's processes otherwise give way to everything else on the machine.
+            "RAY_worker_niceness": "0",
             # Five seconds are not enough on a busy machine.
             "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
             "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",

@@ -160,6 +160,9 @@ def start_ray() -> None:
     """Join the cluster of RAY_ADDRESS (`ray job submit` sets it), or start a local Ray for this process alone."""
     if not ray.is_initialized():
         is_cluster = bool(os.environ.get("RAY_ADDRESS"))
+        # Ray's workers otherwise give way to everything else on the machine, which a job that somebody waits for should
+        # not. It must be said before Ray starts.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # Ray Data wants CPUs for its own tasks beside the actors.
         local: dict[str, Any] = {"address": "local", "num_cpus": (os.cpu_count() or 1) + 2, "include_dashboard": False}
         ray.init(**({} if is_cluster else local), log_to_driver=False, logging_level="ERROR")
@@ -207,7 +210,9 @@ class GenerateClip:
         # One number of threads on every actor and every run: sums then come out the same to the bit.
         torch.set_num_threads(settings.threads)
         from finephys.diffusion.pipeline import FinePhysPipeline
+        from finephys.generation.memory import keep_freed_memory
 
+        keep_freed_memory()
         self.settings = settings
         self.output = output
         self.pipeline = FinePhysPipeline.from_pretrained(settings.pipeline)
