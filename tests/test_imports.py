@@ -1,6 +1,8 @@
 """Who may import what (style.md 1): the maths runs without a cluster, and arrows run one way."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,9 @@ def test_model_code_knows_nothing_of_the_trainer(folder: str) -> None:
         for imported in _imported(path):
             assert not imported.startswith("finephys.training"), f"{path.relative_to(ROOT)} imports {imported}"
             assert not imported.startswith("finephys.recipes"), f"{path.relative_to(ROOT)} imports {imported}"
+
+
+def test_a_task_that_decodes_does_without_torch() -> None:
+    """Seconds, and 200 MB in each of Ray's processes."""
+    program = "import sys, finephys.data.decoding, finephys.data.pipeline; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

@@ -30,6 +30,8 @@ import ray
 
 from finephys.data import pipeline
 from finephys.data.clips import CLIP_SCHEMA, read_shard
+from finephys.data.decoding import decode
+from finephys.data.index import ClipIndex, index_clips
 from finephys.data.video import decode_video, encode_video
 from finephys.evaluation.figures import Figure
 
@@ -73,7 +75,7 @@ def _write_shards(folder: Path, num_shards: int) -> None:
 
 
 def _throughput_ratio(folder: Path) -> float:
-    index = pipeline.index_clips(str(folder), "train")
+    index = index_clips(str(folder), "train")
     context = multiprocessing.get_context("spawn")
     shards = [str(shard) for shard in sorted(folder.iterdir())]
     halves = [shards[start::NUM_PROCESSES] for start in range(NUM_PROCESSES)]
@@ -98,11 +100,11 @@ def _decode_shards(shards: list[str]) -> int:
     for shard in shards:
         with pq.ParquetFile(shard) as file:
             for group in range(file.num_row_groups):
-                num_clips += sum(len(rows) for rows in pipeline.decode(file.read_row_group(group)))
+                num_clips += sum(len(rows) for rows in decode(file.read_row_group(group)))
     return num_clips
 
 
-def _stream(index: pipeline.ClipIndex) -> int:
+def _stream(index: ClipIndex) -> int:
     """Run the chain into the object store; blocks are dropped as a trainer drops what it has used."""
     return sum(bundle.num_rows() or 0 for bundle in pipeline.decoded_rows(index).iter_internal_ref_bundles())
 
@@ -110,10 +112,10 @@ def _stream(index: pipeline.ClipIndex) -> int:
 def _memory_growth(small: Path, large: Path) -> float:
     peaks = []
     for folder in (small, large):
-        index = pipeline.index_clips(str(folder), "train")
+        index = index_clips(str(folder), "train")
         # A Ray of its own for each: what one left in memory must not count for the other.
         with _local_ray():
-            _stream(pipeline.index_clips(str(small), "train"))
+            _stream(index_clips(str(small), "train"))
             with _peak_memory() as peak:
                 _stream(index)
         peaks.append(peak[0])

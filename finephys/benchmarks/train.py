@@ -35,6 +35,8 @@ from torch import Tensor, nn
 from finephys.benchmarks.zero_memory import measured_and_formula
 from finephys.config import RowsConfig, TrainConfig
 from finephys.data import pipeline
+from finephys.data.index import index_clips
+from finephys.data.rows import collect_rows
 from finephys.evaluation.figures import Figure
 from finephys.recipes import demo
 from finephys.telemetry import read_metrics
@@ -83,10 +85,10 @@ def _throughput(scratch: Path) -> list[Figure]:
         rows=rows_config,
     )
     ray_trainer.start_ray(config)
-    index = pipeline.index_clips(config.data, "train").evenly(NUM_CLIPS)
+    index = index_clips(config.data, "train").evenly(NUM_CLIPS)
     assert config.init is not None
     tables = pipeline.feature_rows(index, config.init, rows_config)
-    rows, failures = pipeline.collect_rows(tables.iter_batches(batch_size=None, batch_format="pyarrow"))
+    rows, failures = collect_rows(tables.iter_batches(batch_size=None, batch_format="pyarrow"))
     assert not failures
     batches = list(islice(held_batches(rows, stage.collate, config, 0, 0), NUM_STEPS))
 

@@ -21,7 +21,8 @@ import ray
 
 from finephys.config import TrainConfig
 from finephys.data import pipeline, storage
-from finephys.data.pipeline import ClipIndex, Row, RowGroup
+from finephys.data.index import ClipIndex, RowGroup
+from finephys.data.rows import Row, to_rows
 from finephys.training.batches import StreamPosition, window_index
 from finephys.training.stages import Stage
 
@@ -139,7 +140,7 @@ def _iterated(rows: ray.data.Dataset, config: TrainConfig) -> Iterator[Row]:
     options.resource_limits = limits
     (stream,) = rows.streaming_split(1, equal=False)
     for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
-        yield from pipeline.to_rows(table)
+        yield from to_rows(table)
 
 
 def read_failures(url: str) -> list[Row]:

@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 from finephys.config import TrainConfig
 from finephys.data import pipeline, storage
-from finephys.data.pipeline import ClipIndex
+from finephys.data.index import ClipIndex, index_clips
+from finephys.data.rows import collect_rows
 from finephys.telemetry import MetricsLog, TensorBoardLog, plot_losses, read_metrics
 from finephys.training import batches as ordering
 from finephys.training import ray_rows
@@ -79,10 +80,10 @@ def prepare(config: TrainConfig, stage: Stage) -> Prepared:
     storage.check_writable(config.output)
     train_clips = validation_clips = None
     if stage.rows != "windows":
-        train_clips = pipeline.index_clips(config.data, config.rows.train_split)
+        train_clips = index_clips(config.data, config.rows.train_split)
         if config.rows.train_clips is not None:
             train_clips = train_clips.evenly(config.rows.train_clips)
-        validation_clips = pipeline.index_clips(config.data, config.rows.validation_split)
+        validation_clips = index_clips(config.data, config.rows.validation_split)
         validation_clips = validation_clips.evenly(config.rows.validation_clips)
     return Prepared(train_clips=train_clips, validation_clips=validation_clips, resume_from=latest_checkpoint(config))
 
@@ -280,13 +281,13 @@ def _train_from_checkpoint(job: dict[str, Any]) -> None:
         load_checkpoint(resume_from, engine, average)
         first_step = resume_from.step
 
-    held, _ = pipeline.collect_rows(_tables("validation"))
+    held, _ = collect_rows(_tables("validation"))
     validation = ordering.validation_batches(held, stage.collate, config)
     if stage.rows == "windows" and config.rows.num_windows is None:
         windows = ray_rows.window_stream(config, stage, rank, first_step)
         batches = ordering.streamed_batches(windows, stage.collate, config, rank, first_step)
     elif stage.rows == "windows" or config.rows.materialise:
-        rows, _ = pipeline.collect_rows(_tables("train"))
+        rows, _ = collect_rows(_tables("train"))
         batches = ordering.held_batches(rows, stage.collate, config, rank, first_step)
     else:
         position = stream_positions(resume_from, config.num_workers)[rank]

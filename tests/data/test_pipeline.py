@@ -7,20 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from finephys.data import pipeline
+from finephys.data import decoding
 from finephys.data.clips import VERSION_KEY, write_shard
-from finephys.data.pipeline import (
-    EncodeLatents,
-    EstimatePose2D,
-    LiftPose,
-    collect_rows,
-    decode,
-    decode_with_truth,
-    index_clips,
-    to_rows,
-    to_table,
-    use_truth,
-)
+from finephys.data.decoding import decode, decode_with_truth
+from finephys.data.features import EncodeLatents, EstimatePose2D, LiftPose, use_truth
+from finephys.data.index import index_clips
+from finephys.data.rows import ROW_SCHEMA, collect_rows, to_rows, to_table
 from finephys.data.video import decode_video, encode_video
 from finephys.diffusion.joint import collate, collate_frames
 from finephys.diffusion.vae import VAEConfig, build_vae
@@ -105,7 +97,7 @@ def test_decoded_rows_hold_frames_and_joints() -> None:
 def test_blocks_are_small_and_hold_every_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray admits tasks by the size of their blocks: one of 128 MB would leave room for one task."""
     clips = [make_clip(number, "train", 16) for number in range(7)]
-    monkeypatch.setattr(pipeline, "BLOCK_BYTES", 2 * 16 * 32 * 32 * 3)
+    monkeypatch.setattr(decoding, "BLOCK_BYTES", 2 * 16 * 32 * 32 * 3)
     blocks = list(decode(_records(*clips)))
     # The joints beside them take the second clip's block over the limit.
     assert [len(block) for block in blocks] == [2, 2, 2, 1]
@@ -161,7 +153,7 @@ def test_index_clips_refuses_by_name(tmp_path: Path) -> None:
 def test_hops_keep_errors_untouched() -> None:
     table = to_table([{"clip_id": "bad", "error": "decode: broken"}])
     assert to_rows(use_truth(table)) == [{"clip_id": "bad", "error": "decode: broken"}]
-    assert pipeline.ROW_SCHEMA.equals(table.schema)
+    assert ROW_SCHEMA.equals(table.schema)
 
 
 def test_the_feature_chain_feeds_both_stages_of_the_generator(tmp_path: Path) -> None:

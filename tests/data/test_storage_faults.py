@@ -9,7 +9,7 @@ from moto.server import ThreadedMotoServer
 
 from finephys.data import storage
 from finephys.data.clips import read_shard, write_shard
-from finephys.data.pipeline import index_clips
+from finephys.data.index import index_clips
 from tests.data.faulty_proxy import FaultyProxy
 from tests.training.made_clips import make_clip
 
