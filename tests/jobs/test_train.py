@@ -1,20 +1,26 @@
 """jobs/train.py on what users get wrong: one line on stderr, exit code 2, no worker started, nothing left behind."""
 
+import json
 import runpy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import ray
 
+from finephys.config import as_json
+from finephys.data import storage
 from finephys.data.clips import VERSION_KEY
+from finephys.recipes import demo
 from tests.training.made_clips import write_clips
 
 ROOT = Path(__file__).parent.parent.parent
 
-# (arguments, what the one line must say); {data} has both splits, {tmp} is empty, {bad} has an unknown schema.
+# (arguments, what the one line must say); {data} has both splits, {tmp} is empty, {bad} has an unknown schema,
+# {run} holds the checkpoint of a run of the recipe demo, stage vae, on {data}.
 MISTAKES = {
     "unknown recipe": (["dmeo", "--stage", "vae"], "unknown recipe 'dmeo', wanted one of demo, sd15_one_node"),
     "two recipes": (["demo", "sd15_one_node", "--stage", "vae"], "sd15_one_node"),
@@ -35,6 +41,14 @@ MISTAKES = {
     "no GPU": (["sd15_one_node", "--stage", "vae", "--data", "{data}", "--num-workers", "99"], "use_gpu is True"),
     "offload without ZeRO": (["--stage", "vae", "--zero.offload-optimizer", "--zero.stage", "0"], "zero.stage is 0"),
     "output is a file": (["--stage", "vae", "--data", "{data}", "--output", "{data}/test-00.parquet"], "is a file"),
+    "checkpoint of another model": (
+        ["--stage", "vae", "--data", "{data}", "--output", "{run}", "--module.latent-noise", "0.5"],
+        "output {run} holds a checkpoint of another configuration (module.latent_noise: ",
+    ),
+    "ranks that do not share the batch": (
+        ["--stage", "vae", "--data", "{data}", "--output", "{run}", "--num-workers", "3"],
+        "output {run} holds a checkpoint of another configuration (global batch: 4 -> 12)",
+    ),
     "unknown storage": (["--stage", "vae", "--data", "gs://bucket"], "has scheme 'gs'"),
 }
 
@@ -47,7 +61,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     (root / "tmp").mkdir()
     shard = root / "bad" / "train-00.parquet"
     pq.write_table(pq.read_table(shard).replace_schema_metadata({VERSION_KEY: b"7"}), shard)
-    return {name: str(root / name) for name in ("data", "bad", "tmp")}
+    config = replace(demo("vae"), data=str(root / "data"))
+    record = {"step": 10, "config": as_json(config), "world_size": 1, "zero_stage": 1}
+    storage.write_bytes(f"{root}/run/checkpoints/step-00000010/checkpoint.json", json.dumps(record).encode())
+    return {name: str(root / name) for name in ("data", "bad", "tmp", "run")}
 
 
 def _run(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
