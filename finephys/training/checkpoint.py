@@ -17,7 +17,6 @@ import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from finephys import __version__
 from finephys.config import TrainConfig, as_json, config_hash, differences
 from finephys.data import storage
 from finephys.training.batches import StreamPosition, shared_anew, start_positions
@@ -138,7 +138,7 @@ def save_checkpoint(
             "shapes": engine.full_shapes(),
             "config": as_json(config),
             "config_hash": config_hash(config),
-            "finephys_version": metadata.version("finephys"),
+            "finephys_version": __version__,
             "torch_version": torch.__version__,
         }
         encoded = json.dumps(record, indent=1).encode()

@@ -11,7 +11,6 @@ step the folder is of. It is the first file to go and the last to come: with it,
 
 import json
 import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from finephys import __version__
 from finephys.config import TrainConfig, config_hash
 from finephys.data import storage
 from finephys.training.checkpoint import Checkpoint, read_average
@@ -65,7 +65,7 @@ def _record(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
         "stage": config.stage,
         "step": checkpoint.step,
         "config_hash": config_hash(config),
-        "finephys_version": metadata.version("finephys"),
+        "finephys_version": __version__,
     }
 
 
