@@ -73,7 +73,7 @@ class Generator:
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
             os.nice(_NICENESS)
         # torch and diffusers: seconds that the process that answers need not wait for.
-        from finephys.generation.memory import keep_freed_memory
+        from finephys.memory import keep_freed_memory
         from serve.journal import Journal
         from serve.metrics import Metrics
         from serve.settings import Model

@@ -5,14 +5,16 @@ Units:   ratios
 
 ray_data_over_bare_loop   clips a second of the chain `decoded_rows`, up to rows in the object store, over those of
                           two bare processes that call the same hop on the same shards, half each, and drop the
-                          rows. Ray runs as many tasks at once, at the same priority. Both are timed
-                          after a first round that starts processes and fills caches, and take turns.
+                          rows. All run on the same two cores, at the same priority; Ray is told of two CPUs and
+                          runs as many tasks as it sees fit. Both are timed after a first round that starts processes
+                          and fills caches, and take turns.
 memory_10x_over_1x        peak memory (proportional set sizes of Ray's processes, the object store included) while ten
                           times as many shards stream to a consumer, over that of once.
 chosen_frames_speedup     time to decode all of a long video over that to decode 16 consecutive frames from its middle.
 """
 
 import multiprocessing
+import os
 import statistics
 import tempfile
 import threading
@@ -29,24 +31,25 @@ import pyarrow.parquet as pq
 import ray
 
 from finephys.data import pipeline
-from finephys.data.clips import CLIP_SCHEMA, read_shard
+from finephys.data.clips import CLIP_SCHEMA, CLIPS_PER_ROW_GROUP, read_shard
 from finephys.data.decoding import decode
 from finephys.data.index import ClipIndex, index_clips
 from finephys.data.video import decode_video, encode_video
 from finephys.evaluation.figures import Figure
+from finephys.memory import keep_freed_memory
 
 CLIPS = Path(__file__).parents[1] / "assets" / "clips"
 NUM_PROCESSES = 2
-# Clips in a shard; shards whose memory is compared at once and ten times; shards of a timed round, which takes some ten
-# seconds, so that starting the chain, half a second, counts as it does in a short epoch.
-CLIPS_PER_SHARD, NUM_SHARDS, NUM_TIMED_SHARDS = 16, 8, 40
+# Clips in a shard, a row group; shards whose memory is compared at once and ten times; shards of a timed round, which
+# takes some seconds, so that starting the chain, half a second, counts as it does in a short epoch.
+CLIPS_PER_SHARD, NUM_SHARDS, NUM_TIMED_SHARDS = CLIPS_PER_ROW_GROUP, 4, 40
 NUM_ROUNDS = 3
 OBJECT_STORE_BYTES = 250 * 2**20
 
 
 def measure() -> list[Figure]:
     """The figures, in about three minutes on two cores."""
-    with tempfile.TemporaryDirectory(prefix="finephys-benchmark-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="finephys-benchmark-") as scratch, _on_cores(NUM_PROCESSES):
         small, timed, large = (Path(scratch) / name for name in ("small", "timed", "large"))
         _write_shards(small, NUM_SHARDS)
         _write_shards(timed, NUM_TIMED_SHARDS)
@@ -96,6 +99,8 @@ def _throughput_ratio(folder: Path) -> float:
 
 
 def _decode_shards(shards: list[str]) -> int:
+    # As the chain's tasks do.
+    keep_freed_memory()
     num_clips = 0
     for shard in shards:
         with pq.ParquetFile(shard) as file:
@@ -126,7 +131,7 @@ def _memory_growth(small: Path, large: Path) -> float:
 def _local_ray() -> Iterator[None]:
     ray.init(
         address="local",
-        num_cpus=int(NUM_PROCESSES * pipeline.DECODE_CPUS),
+        num_cpus=NUM_PROCESSES,
         object_store_memory=OBJECT_STORE_BYTES,
         include_dashboard=False,
         log_to_driver=False,
@@ -139,6 +144,17 @@ def _local_ray() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_cores(num_cores: int) -> Iterator[None]:
+    """What this process does and starts runs on so many of its cores."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(cores)[:num_cores])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
 
 
 @contextmanager

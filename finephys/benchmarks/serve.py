@@ -91,8 +91,8 @@ def _bare(start: Any, times: Any) -> None:
 
     torch.set_num_threads(1)
     from finephys.diffusion.pipeline import FinePhysPipeline
-    from finephys.generation.memory import keep_freed_memory
     from finephys.generation.ordered import generate_orders
+    from finephys.memory import keep_freed_memory
 
     # As the service's and the batch job's processes do.
     keep_freed_memory()

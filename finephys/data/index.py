@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finephys.data import storage
-from finephys.data.clips import check_schema
+from finephys.data.clips import CLIP_SCHEMA, check_schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +90,11 @@ def index_clips(url: str, split: str) -> ClipIndex:
         if one == next_one:
             raise ValueError(f"data {url} has clip_id {one} twice in split {split!r}")
     return index
+
+
+def read_group(group: RowGroup) -> pa.Table:
+    """The clip records of a row group, as CLIP_SCHEMA has them."""
+    filesystem, path = storage.open_filesystem(group.shard)
+    with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
+        clips = file.read_row_group(group.number, columns=CLIP_SCHEMA.names)
+    return clips.take(pc.index_in(pa.array(group.clip_ids), value_set=clips["clip_id"].combine_chunks()))

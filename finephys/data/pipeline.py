@@ -12,16 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import ray
 
 from finephys.config import RowsConfig
-from finephys.data import storage
-from finephys.data.clips import CLIP_SCHEMA
 from finephys.data.decoding import BLOCK_BYTES, decode, decode_with_truth
-from finephys.data.index import ClipIndex
+from finephys.data.index import ClipIndex, read_group
 from finephys.data.rows import Row, to_table
+from finephys.memory import keep_freed_memory
 
 # Clips in one call of a hop: 8 clips of 64 frames at 128x128 are 25 MB.
 CLIPS_PER_BATCH = 8
@@ -133,12 +130,9 @@ def _read_clips(index: ClipIndex) -> ray.data.Dataset:
     groups = index.groups
 
     def read_groups(places: pa.Table) -> Iterator[pa.Table]:
+        keep_freed_memory()
         for place in places["place"].to_pylist():
-            group = groups[place]
-            filesystem, path = storage.open_filesystem(group.shard)
-            with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as file:
-                clips = file.read_row_group(group.number, columns=CLIP_SCHEMA.names)
-            yield clips.take(pc.index_in(pa.array(group.clip_ids), value_set=clips["clip_id"].combine_chunks()))
+            yield read_group(groups[place])
 
     places = ray.data.from_items([{"place": place} for place in range(len(groups))], override_num_blocks=len(groups))
     places.context.target_max_block_size = BLOCK_BYTES

@@ -210,7 +210,7 @@ class GenerateClip:
         # One number of threads on every actor and every run: sums then come out the same to the bit.
         torch.set_num_threads(settings.threads)
         from finephys.diffusion.pipeline import FinePhysPipeline
-        from finephys.generation.memory import keep_freed_memory
+        from finephys.memory import keep_freed_memory
 
         keep_freed_memory()
         self.settings = settings

@@ -8,8 +8,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from finephys.data import storage
-from finephys.data.clips import read_shard, write_shard
-from finephys.data.index import index_clips
+from finephys.data.clips import write_shard
+from finephys.data.index import index_clips, read_group
 from tests.data.faulty_proxy import FaultyProxy
 from tests.training.made_clips import make_clip
 
@@ -56,9 +56,17 @@ def test_shards_are_indexed_and_read_through_faults(proxy: FaultyProxy, tmp_path
     write_shard(clips, tmp_path / "a.parquet")
     storage.write_bytes("s3://faulty/shards/train-00000.parquet", (tmp_path / "a.parquet").read_bytes())
     proxy.faults = ["500", "none", "refuse", "none", "500"]
-    assert index_clips("s3://faulty/shards", "train").clip_ids == tuple(clip.clip_id for clip in clips)
+    index = index_clips("s3://faulty/shards", "train")
+    assert index.clip_ids == tuple(clip.clip_id for clip in clips)
     assert not proxy.faults
-    assert len(list(read_shard(tmp_path / "a.parquet"))) == 4
+    # The videos too, as a task of the chain reads them.
+    proxy.seen.clear()
+    proxy.faults = ["500", "none", "cut", "500"]
+    (group,) = index.groups
+    records = read_group(group)
+    assert not proxy.faults
+    assert proxy.seen["500"] == 2
+    assert records["video"].to_pylist() == [clip.video for clip in clips]
 
 
 def test_a_server_that_never_recovers_is_an_error(proxy: FaultyProxy) -> None:
