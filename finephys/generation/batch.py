@@ -174,14 +174,7 @@ def _outcomes(
 ) -> Iterator[dict[str, Any]]:
     """clip_id and error (None for a clip that is done) of each clip, in the order in which they are done."""
     items = [
-        {
-            "clip_id": task.clip_id,
-            "request": json.dumps(asdict(task.request)),
-            "row": _json(task.row),
-            # Empty where the motion is choreographed.
-            "shard": "" if task.row.staging is not None else driving.shard[task.request.clip_id],
-        }
-        for task in pending
+        item_of(task, "" if task.row.staging is not None else driving.shard[task.request.clip_id]) for task in pending
     ]
     done = (
         # 1. request table -> blocks of one clip each, so that an actor that dies takes one clip with it
@@ -199,6 +192,16 @@ def _outcomes(
     )
     for batch in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
+
+
+def item_of(task: Task, shard: str) -> dict[str, str]:
+    """What GenerateClip is sent; shard: where the driving clip is, empty where the motion is choreographed."""
+    return {
+        "clip_id": task.clip_id,
+        "request": json.dumps(asdict(task.request)),
+        "row": _json(task.row),
+        "shard": shard,
+    }
 
 
 class GenerateClip:

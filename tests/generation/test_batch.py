@@ -12,11 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from finephys.data.clips import Clip, read_shard
 from finephys.data.video import decode_video
-from finephys.generation.batch import watched
+from finephys.generation.batch import BatchSettings, GenerateClip, item_of, plan_tasks, watched
+from finephys.generation.table import staged_table
 from tests.generation.conftest import NUM_CLIPS
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +97,28 @@ def test_killed_actors_and_drivers_change_nothing(tiny_pipeline: Path, driving_d
     other = _run(tiny_pipeline, driving_data, output, "--looks-per-clip", "2")
     assert other.returncode == 2
     assert "is of another batch" in other.stderr
+
+
+def test_a_clip_that_takes_its_process_down_is_given_up(tiny_pipeline: Path, tmp_path: Path) -> None:
+    settings = BatchSettings(
+        pipeline=str(tiny_pipeline), pipeline_sha256="0" * 64, num_frames=8, num_inference_steps=1, guidance_scale=1.0,
+        pose_guidance_scale=1.0, reference="none", min_pck=None, max_jump=None, max_seeds=1, format="shards",
+        clips_per_shard=4, min_actors=1, max_actors=1, cpus_per_actor=1.0, gpus_per_actor=0.0, threads=1,
+        max_attempts=2, stall_minutes=1.0,
+    )  # fmt: skip
+    rows = staged_table(
+        classes=("20",), performers=1, cameras=1, looks_per_clip=1, seeds_per_look=3, seed=0,
+    )  # fmt: skip
+    tasks = plan_tasks(rows, settings, "")
+    actor = GenerateClip(settings, str(tmp_path))
+    # The first task was begun twice by processes that died of it, the second once.
+    for task, num_deaths in zip(tasks, (2, 1, 0), strict=True):
+        for _ in range(num_deaths):
+            actor._begin_attempt(task.clip_id)
+    outcomes = actor(pa.Table.from_pylist([item_of(task, "") for task in tasks])).to_pylist()
+    assert [outcome["error"] for outcome in outcomes] == ["its process died 2 times", None, None]
+    assert [path.stem for path in (tmp_path / "failed").iterdir()] == [tasks[0].clip_id]
+    assert {path.stem for path in (tmp_path / "parts").iterdir()} == {task.clip_id for task in tasks[1:]}
 
 
 @pytest.mark.ray
