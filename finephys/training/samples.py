@@ -5,6 +5,8 @@ Letters: none
 Units:   frames a second
 """
 
+from functools import partial
+
 import torch
 
 from finephys.config import TrainConfig
@@ -13,6 +15,7 @@ from finephys.data.video import encode_video
 from finephys.training.batches import LabelledBatch
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.page import SAMPLES_FOLDER
+from finephys.training.patience import patiently
 from finephys.training.stages import Sampler
 from finephys.training.zero import Engine
 
@@ -33,5 +36,6 @@ def write_samples(
     if engine.rank == 0:
         folder = storage.join(config.output, SAMPLES_FOLDER, f"step-{step:08d}")
         for clip_id, (frames_FHWC, fps) in zip(batch.clip_ids, videos, strict=True):
-            storage.write_bytes(storage.join(folder, f"{clip_id}.mp4"), encode_video(frames_FHWC, fps))
+            url, video = storage.join(folder, f"{clip_id}.mp4"), encode_video(frames_FHWC, fps)
+            patiently(partial(storage.write_bytes, url, video), 60 * config.storage_patience_minutes)
     engine.barrier()
