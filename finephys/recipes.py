@@ -94,7 +94,7 @@ def sd15_one_node(stage: StageName) -> TrainConfig:
         sample_every=1000 if stage == "joint" else None,
         optimizer=OptimizerConfig(lr=1e-4, warmup_steps=500, ema_decay=0.9999),
         zero=ZeroConfig(stage=2, precision="bfloat16"),
-        rows=RowsConfig(materialise=False, validation_clips=64, actors=8, actor_cpus=2, actor_gpus=0.1),
+        rows=RowsConfig(materialise=False, validation_clips=64, actors=8, actor_cpus=2, actor_gpus=0.1, ahead_mb=1024),
     )
 
 
@@ -108,7 +108,7 @@ def sd15_multi_node(stage: StageName) -> TrainConfig:
         num_workers=32,
         accumulation=1,
         zero=ZeroConfig(stage=3, precision="bfloat16"),
-        rows=RowsConfig(materialise=False, validation_clips=64, actors=32, actor_cpus=2, actor_gpus=0.1),
+        rows=RowsConfig(materialise=False, validation_clips=64, actors=32, actor_cpus=2, actor_gpus=0.1, ahead_mb=1024),
     )
 
 

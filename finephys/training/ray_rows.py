@@ -134,10 +134,8 @@ def _iterated(rows: ray.data.Dataset, config: TrainConfig) -> Iterator[Row]:
     options = rows.context.execution_options
     options.preserve_order = True
     rows.context.enable_progress_bars = False
-    # Blocks that wait for their rank: the store is shared with the other ranks' streams.
-    store_bytes = ray.cluster_resources().get("object_store_memory", 0.0)
-    limits = options.resource_limits.copy(object_store_memory=store_bytes / 2 / config.num_workers)
-    options.resource_limits = limits
+    # Without a bound a stream fills the store, which the other ranks' streams share, and takes the ranks' cores for it.
+    options.resource_limits = options.resource_limits.copy(object_store_memory=config.rows.ahead_mb * 2**20)
     (stream,) = rows.streaming_split(1, equal=False)
     for table in stream.iter_batches(batch_size=None, batch_format="pyarrow"):
         yield from to_rows(table)
