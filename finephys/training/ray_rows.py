@@ -42,11 +42,15 @@ def clip_rows(config: TrainConfig, stage: Stage, index: ClipIndex, num_streams: 
 def held_rows(config: TrainConfig, stage: Stage, index: ClipIndex, name: str) -> tuple[ray.data.Dataset, list[Row]]:
     """The rows of all clips of `index`, made, and the failures among them.
 
+    They lie on the driver's node: of what an actor made nothing could be made again once its node and it are gone.
     Raises ValueError where every clip failed.
     """
     started = time.perf_counter()
-    rows = clip_rows(config, stage, index).materialize()
-    table = rows.select_columns(["clip_id", "error"]).take_all()
+    blocks, table = [], []
+    for block in clip_rows(config, stage, index).iter_batches(batch_size=None, batch_format="pyarrow"):
+        table += block.select(["clip_id", "error"]).to_pylist()
+        blocks.append(ray.put(block))
+    rows = ray.data.from_arrow_refs(blocks)
     clip_ids = index.clip_ids
     assert sorted(row["clip_id"] for row in table) == list(clip_ids), "a clip was lost or doubled on its way"
     failed = [row for row in table if row["error"] is not None]
