@@ -99,7 +99,7 @@ class RowsConfig:
     validation_clips: int = 16
     # True: the rows are made once and every rank holds them (small data). False: they stream anew each epoch.
     materialise: bool = True
-    # Of a stream that does: MB of rows, half-made ones too, that each rank has made ahead in Ray's object store.
+    # Of a stream: MB of rows, half-made ones too, that each rank has made ahead in Ray's object store.
     ahead_mb: int = 96
     # Synthetic windows (stages lifting and physics) that are made once and come again each epoch, each time detected
     # anew; None: each is seen once.

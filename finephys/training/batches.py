@@ -152,23 +152,17 @@ def streamed_batches(
 
     stream: this rank's rows from there on, each with the position after it.
     """
-    return prefetched(_streamed_batches(stream, collate, config, rank, first_step))
 
+    def batches() -> Iterator[LabelledBatch]:
+        for step in _count_from(first_step):
+            for micro in range(config.accumulation):
+                picked = list(islice(stream, config.batch_size))
+                if len(picked) < config.batch_size:
+                    return
+                rows = [row for row, _ in picked]
+                yield replace(_collated(rows, collate, config, rank, step, micro), position=picked[-1][1])
 
-def _streamed_batches(
-    stream: Iterator[tuple[Row, StreamPosition | None]],
-    collate: Collate,
-    config: TrainConfig,
-    rank: int,
-    first_step: int,
-) -> Iterator[LabelledBatch]:
-    for step in _count_from(first_step):
-        for micro in range(config.accumulation):
-            picked = list(islice(stream, config.batch_size))
-            if len(picked) < config.batch_size:
-                return
-            rows = [row for row, _ in picked]
-            yield replace(_collated(rows, collate, config, rank, step, micro), position=picked[-1][1])
+    return prefetched(batches())
 
 
 def window_index(position: int, config: TrainConfig, rank: int, first_step: int) -> int:
