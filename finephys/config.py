@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 StageName = Literal["vae", "pose2d", "lifting", "physics", "frames", "joint"]
+PoseSource = Literal["detected", "truth"]
 
 # Fields that change neither the weights nor the order of the data: a run may be taken up again with others.
 OPERATIONAL_FIELDS = (
@@ -105,8 +106,8 @@ class RowsConfig:
     # anew; None: each is seen once.
     num_windows: int | None = None
     # Where the guidance of feature rows comes from: the estimators of --init, or the clips' ground truth.
-    pose_source: Literal["detected", "truth"] = "detected"
-    # Actors of each hop of the feature chain ...
+    pose_source: PoseSource = "detected"
+    # Actors that make feature rows ...
     actors: int = 1
     # ... the logical CPUs that one takes ...
     actor_cpus: float = 0.5

@@ -43,7 +43,7 @@ def dry_run(config: TrainConfig) -> None:
     rows, gpus = config.rows, config.num_workers if config.use_gpu else 0
     print(
         f"resources       {config.num_workers} ranks: {config.num_workers * config.cpus_per_worker:g} CPUs, "
-        f"{gpus} GPUs; {rows.actors} data actors a hop: {rows.actor_cpus:g} CPUs, {rows.actor_gpus:g} GPUs each; "
+        f"{gpus} GPUs; {rows.actors} data actors: {rows.actor_cpus:g} CPUs, {rows.actor_gpus:g} GPUs each; "
         f"in all {request.cpus:g} CPUs, {request.gpus:g} GPUs"
     )
     print(f"global batch    {config.global_batch} = {config.batch_size} x {config.accumulation} x {config.num_workers}")

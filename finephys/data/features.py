@@ -1,14 +1,17 @@
-"""Hops pose2d, pose3d and vae of the feature chain: actors with a part of a pipeline each, or ground truth instead.
+"""Hops pose2d, pose3d and vae of the feature chain, and the actor that holds all three.
 
 Path:    frames -> pose2d -> pose3d -> vae -> feature rows
 Letters: T frames, C channels, h w cells of a latent; 17 H36M joints
 Units:   pixel, metre, second; latents normalised
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import pyarrow as pa
 import torch
 
+from finephys.config import PoseSource
 from finephys.data.rows import Row, guarded, to_rows, to_table
 from finephys.pose.camera_motion import CameraMotion
 from finephys.pose.estimator import Pose2D
@@ -17,20 +20,40 @@ from finephys.pose.estimator import Pose2D
 SEEN_CONFIDENCE = 0.02
 
 
+class MakeFeatures:
+    """Decoded rows -> feature rows, by hops that share a process.
+
+    Frames are forty times as large as what is made of them, and never leave it: as actors of their own, the hop that
+    detects filled a stream's share of the object store, and the one behind it waited for room for two minutes.
+    """
+
+    def __init__(self, init: str, pose_source: PoseSource = "detected", device: str = "cpu") -> None:
+        # Ray counts CPUs, not threads: a hop that spread over all cores would starve the trainer.
+        torch.set_num_threads(1)
+        find_pose: list[Callable[[Row], Row]] = [use_truth]
+        if pose_source == "detected":
+            find_pose = [EstimatePose2D(init, device).estimate, LiftPose(init, device).lift]
+        self.hops = [*find_pose, EncodeLatents(init, device).encode]
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        rows = to_rows(table)
+        for position, row in enumerate(rows):
+            for hop in self.hops:
+                row = guarded(hop, row)
+            rows[position] = row
+        return to_table(rows)
+
+
 class EstimatePose2D:
     """Hop pose2d: adds joints_px and confidence."""
 
-    def __init__(self, init: str, device: str = "cpu") -> None:
+    def __init__(self, init: str, device: str) -> None:
         from finephys.pose.rtmpose import RTMPose
 
-        _one_thread()
-        self.estimator = RTMPose.from_pretrained(init, subfolder="pose_estimator", torch_dtype=torch.float32).eval()
-        self.estimator.to(device)
+        self.estimator = RTMPose.from_pretrained(init, subfolder="pose_estimator", torch_dtype=torch.float32)
+        self.estimator.fuse().to(device)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table([guarded(self._estimate, row) for row in to_rows(table)])
-
-    def _estimate(self, row: Row) -> Row:
+    def estimate(self, row: Row) -> Row:
         pose = self.estimator.estimate(row["frames"])
         is_seen = pose.confidence.max(-1) >= SEEN_CONFIDENCE
         if not is_seen.all():
@@ -42,17 +65,13 @@ class LiftPose:
     """Hop pose3d: takes the camera's motion out of joints_px, adds joints_dd, gravity and what the camera does, and
     is_static where the record has none."""
 
-    def __init__(self, init: str, device: str = "cpu") -> None:
+    def __init__(self, init: str, device: str) -> None:
         from finephys.pose.lifting import Lifter
 
-        _one_thread()
         self.lifter = Lifter.from_pretrained(init, subfolder="lifter", torch_dtype=torch.float32).eval()
         self.lifter.to(device)
 
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table([guarded(self._lift, row) for row in to_rows(table)])
-
-    def _lift(self, row: Row) -> Row:
+    def lift(self, row: Row) -> Row:
         from finephys.pose.camera_estimation import estimate_camera_motion
 
         pose = Pose2D(row["joints_px"], row["confidence"])
@@ -70,37 +89,8 @@ class LiftPose:
         }
 
 
-def use_truth(table: pa.Table) -> pa.Table:
+def use_truth(row: Row) -> Row:
     """In place of the hops pose2d and pose3d: the clip's ground truth, which it must have."""
-    return to_table([guarded(_with_truth_as_detection, row) for row in to_rows(table)])
-
-
-class EncodeLatents:
-    """Hop vae: replaces the frames by their latents."""
-
-    def __init__(self, init: str, device: str = "cpu") -> None:
-        from diffusers import AutoencoderKL
-
-        _one_thread()
-        self.vae = AutoencoderKL.from_pretrained(init, subfolder="vae", torch_dtype=torch.float32).eval()
-        self.vae.to(device)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return to_table([guarded(self._encode, row) for row in to_rows(table)])
-
-    def _encode(self, row: Row) -> Row:
-        from finephys.diffusion.vae import encode_latents
-
-        latents = encode_latents(self.vae, row["frames"]).cpu().numpy().astype(np.float16)
-        kept = {name: value for name, value in row.items() if name not in ("frames", "truth_joints_px")}
-        return {**kept, "latents": latents}
-
-
-def _camera_columns(camera: CameraMotion) -> Row:
-    return {"camera_rotation": camera.rotation, "camera_zoom": camera.zoom, "is_camera_known": camera.is_known}
-
-
-def _with_truth_as_detection(row: Row) -> Row:
     missing = [name for name in ("truth_joints_px", "gravity") if name not in row]
     if missing or not row["has_truth"]:
         raise ValueError(f"pose_source is truth and the clip has no {missing[0] if missing else 'joints_cam_m'}")
@@ -117,6 +107,22 @@ def _with_truth_as_detection(row: Row) -> Row:
     }
 
 
-def _one_thread() -> None:
-    """Ray counts CPUs, not threads: a hop that spread over all cores would starve the trainer."""
-    torch.set_num_threads(1)
+class EncodeLatents:
+    """Hop vae: replaces the frames by their latents."""
+
+    def __init__(self, init: str, device: str) -> None:
+        from diffusers import AutoencoderKL
+
+        self.vae = AutoencoderKL.from_pretrained(init, subfolder="vae", torch_dtype=torch.float32).eval()
+        self.vae.to(device)
+
+    def encode(self, row: Row) -> Row:
+        from finephys.diffusion.vae import encode_latents
+
+        latents = encode_latents(self.vae, row["frames"]).cpu().numpy().astype(np.float16)
+        kept = {name: value for name, value in row.items() if name not in ("frames", "truth_joints_px")}
+        return {**kept, "latents": latents}
+
+
+def _camera_columns(camera: CameraMotion) -> Row:
+    return {"camera_rotation": camera.rotation, "camera_zoom": camera.zoom, "is_camera_known": camera.is_known}

@@ -1,6 +1,6 @@
 """The Ray Data chains: from shards, or from nothing, to the rows that a training stage learns from.
 
-Path:    shard -> decode -> pose2d -> pose3d -> vae -> rows;  index -> synthetic window
+Path:    shard -> decode -> pose2d, pose3d, vae -> rows;  index -> synthetic window
 Letters: T frames, C channels, h w cells of a latent; 17 H36M joints
 Units:   pixel, metre, second; uint8 RGB; latents normalised
 
@@ -42,7 +42,7 @@ def decoded_rows(index: ClipIndex) -> ray.data.Dataset:
 
 
 def feature_rows(index: ClipIndex, init: str, config: RowsConfig) -> ray.data.Dataset:
-    """Rows of the stages frames and joint; init: the pipeline folder whose parts the actors load.
+    """Rows of the stages frames and joint; init: the pipeline folder whose parts an actor loads.
 
     clip_id, prompt, fps, height, width, is_static, has_truth;  latents (T,C,h,w) float16;  joints_px (T,17,2) and
     confidence (T,17), detected, as the middle frame's camera would see them;  joints_dd (T,17,3), gravity (3,),
@@ -54,30 +54,24 @@ def feature_rows(index: ClipIndex, init: str, config: RowsConfig) -> ray.data.Da
     With config.pose_source "truth" ground truth stands in for what pose2d and pose3d would have found.
     """
     # torch, which what only decodes can do without.
-    from finephys.data.features import EncodeLatents, EstimatePose2D, LiftPose, use_truth
+    from finephys.data.features import MakeFeatures
 
-    actors: dict[str, Any] = {
-        "batch_size": CLIPS_PER_BATCH,
-        "batch_format": "pyarrow",
-        "compute": ray.data.ActorPoolStrategy(size=config.actors),
-        "num_cpus": config.actor_cpus,
-        "num_gpus": config.actor_gpus,
-        "fn_constructor_args": (init, "cuda" if config.actor_gpus else "cpu"),
-    }
-    # 1. shard -> clips, 1:N
-    clips = _read_clips(index)
-    # 2. clip -> decoded row with its ground truth, 1:1
-    rows = clips.map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
-    if config.pose_source == "detected":
-        # 3. frames -> 2D joints, 1:1
-        rows = rows.map_batches(EstimatePose2D, **actors)
-        # 4. 2D joints -> S_dd, 1:1
-        rows = rows.map_batches(LiftPose, **actors)
-    else:
-        # 3., 4. ground truth in their place, 1:1
-        rows = rows.map_batches(use_truth, batch_size=CLIPS_PER_BATCH, batch_format="pyarrow", num_cpus=0.25)
-    # 5. frames -> latents, 1:1
-    return rows.map_batches(EncodeLatents, **actors)
+    return (
+        # 1. shard -> clips, 1:N
+        _read_clips(index)
+        # 2. clip -> decoded row with its ground truth, 1:1
+        .map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
+        # 3. frames -> 2D joints -> S_dd, and latents, 1:1
+        .map_batches(
+            MakeFeatures,
+            batch_size=CLIPS_PER_BATCH,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=config.actors),
+            num_cpus=config.actor_cpus,
+            num_gpus=config.actor_gpus,
+            fn_constructor_args=(init, config.pose_source, "cuda" if config.actor_gpus else "cpu"),
+        )
+    )
 
 
 def window_rows(

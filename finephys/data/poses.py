@@ -60,7 +60,7 @@ class EstimateShard:
         torch.set_num_threads(1)
         self.output = output
         self.estimator = RTMPose.from_pretrained(init, subfolder="pose_estimator", torch_dtype=torch.float32)
-        self.estimator = self.estimator.eval().to(device)
+        self.estimator.fuse().to(device)
         self.lifter = Lifter.from_pretrained(init, subfolder="lifter", torch_dtype=torch.float32).eval().to(device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def detect_clips(pipeline: Path, clips: Iterable[Clip], source: str) -> list[Det
     """
     if not (pipeline / "pose_estimator").is_dir():
         raise FileNotFoundError(f"{pipeline} has no folder pose_estimator")
-    estimator = RTMPose.from_pretrained(pipeline, subfolder="pose_estimator", torch_dtype=torch.float32).eval()
+    estimator = RTMPose.from_pretrained(pipeline, subfolder="pose_estimator", torch_dtype=torch.float32).fuse()
     found = []
     for clip in clips:
         if clip.joints_px is None or clip.joints_cam_m is None or clip.intrinsics is None or clip.rotation is None:

@@ -173,7 +173,7 @@ def window_index(position: int, config: TrainConfig, rank: int, first_step: int)
 
 
 def prefetched(batches: Iterator[LabelledBatch]) -> Iterator[LabelledBatch]:
-    """The same batches, made in a thread of their own while the step computes."""
+    """The same batches, made from now on in a thread of their own, while the step computes."""
     ready: queue.Queue[LabelledBatch | BaseException | None] = queue.Queue(PREFETCHED_BATCHES)
     is_closed = threading.Event()
 
@@ -194,17 +194,20 @@ def prefetched(batches: Iterator[LabelledBatch]) -> Iterator[LabelledBatch]:
             except queue.Full:
                 continue
 
+    def read() -> Iterator[LabelledBatch]:
+        try:
+            while True:
+                batch = ready.get()
+                if batch is None:
+                    return
+                if isinstance(batch, BaseException):
+                    raise batch
+                yield batch
+        finally:
+            is_closed.set()
+
     threading.Thread(target=fill, name="collate", daemon=True).start()
-    try:
-        while True:
-            batch = ready.get()
-            if batch is None:
-                return
-            if isinstance(batch, BaseException):
-                raise batch
-            yield batch
-    finally:
-        is_closed.set()
+    return read()
 
 
 def validation_batches(rows: Sequence[Row], collate: Collate, config: TrainConfig) -> list[LabelledBatch]:

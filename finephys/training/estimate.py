@@ -86,12 +86,8 @@ def model_state_bytes(num_parameters: int, num_trained: int, config: TrainConfig
 
 
 def resource_request(config: TrainConfig, stage: Stage) -> Request:
-    """What the run asks of a cluster at most: ranks, the actors of every hop of its chain, and tasks that read."""
-    num_hops = 0
-    if stage.rows == "features":
-        # vae; pose2d and pose3d where ground truth does not stand in for them.
-        num_hops = 3 if config.rows.pose_source == "detected" else 1
-    num_actors = num_hops * config.rows.actors
+    """What the run asks of a cluster at most: ranks, the actors of its chain, and tasks that read."""
+    num_actors = config.rows.actors if stage.rows == "features" else 0
     cpus = config.num_workers * config.cpus_per_worker + num_actors * config.rows.actor_cpus + CPUS_FOR_DATA
     gpus = config.num_workers * int(config.use_gpu) + num_actors * config.rows.actor_gpus
     return Request(cpus=cpus, gpus=gpus)

@@ -272,17 +272,9 @@ def _train_from_checkpoint(job: dict[str, Any]) -> None:
     torch.set_num_threads(config.threads)
     rank = ray.train.get_context().get_world_rank()
 
-    module = build_module(config, stage)
     resume_from = latest_checkpoint(config)
-    engine = Engine(module, config, is_resharding=is_resharding(resume_from, config.num_workers))
-    average = ExponentialMovingAverage(engine.live_values(), config.optimizer.ema_decay)
-    first_step = 0
-    if resume_from is not None:
-        load_checkpoint(resume_from, engine, average)
-        first_step = resume_from.step
-
-    held, _ = collect_rows(_tables("validation"))
-    validation = ordering.validation_batches(held, stage.collate, config)
+    first_step = 0 if resume_from is None else resume_from.step
+    # A stream's actors start while the module is built.
     if stage.rows == "windows" and config.rows.num_windows is None:
         windows = ray_rows.window_stream(config, stage, rank, first_step)
         batches = ordering.streamed_batches(windows, stage.collate, config, rank, first_step)
@@ -293,6 +285,14 @@ def _train_from_checkpoint(job: dict[str, Any]) -> None:
         position = stream_positions(resume_from, config.num_workers)[rank]
         clips = ray_rows.clip_stream(config, stage, job["train_clips"], rank, position)
         batches = ordering.streamed_batches(clips, stage.collate, config, rank, first_step)
+    held, _ = collect_rows(_tables("validation"))
+    validation = ordering.validation_batches(held, stage.collate, config)
+
+    module = build_module(config, stage)
+    engine = Engine(module, config, is_resharding=is_resharding(resume_from, config.num_workers))
+    average = ExponentialMovingAverage(engine.live_values(), config.optimizer.ema_decay)
+    if resume_from is not None:
+        load_checkpoint(resume_from, engine, average)
 
     train(
         config,

@@ -10,9 +10,9 @@ import pytest
 from finephys.data import decoding
 from finephys.data.clips import VERSION_KEY, write_shard
 from finephys.data.decoding import decode, decode_with_truth
-from finephys.data.features import EncodeLatents, EstimatePose2D, LiftPose, use_truth
+from finephys.data.features import MakeFeatures, use_truth
 from finephys.data.index import index_clips
-from finephys.data.rows import ROW_SCHEMA, collect_rows, to_rows, to_table
+from finephys.data.rows import ROW_SCHEMA, collect_rows, guarded, to_rows, to_table
 from finephys.data.video import decode_video, encode_video
 from finephys.diffusion.joint import collate, collate_frames
 from finephys.diffusion.vae import VAEConfig, build_vae
@@ -68,6 +68,10 @@ def _whole(tables):
     return pa.concat_tables(list(tables))
 
 
+def _with_truth(table):
+    return to_table([guarded(use_truth, row) for row in to_rows(table)])
+
+
 def test_bad_clips_become_errors_and_pass_by() -> None:
     sound = make_clip(0, "train", 16)
     cut = replace(sound, clip_id="cut", video=sound.video[:200])
@@ -76,7 +80,7 @@ def test_bad_clips_become_errors_and_pass_by() -> None:
     long = replace(make_clip(4, "train", 601), clip_id="long")
     short = replace(make_clip(2, "train", 15), clip_id="short")
     table = _whole(decode_with_truth(_records(sound, cut, empty, long, lying, short)))
-    sound_rows, failures = collect_rows([use_truth(table)])
+    sound_rows, failures = collect_rows([_with_truth(table)])
     assert [row["clip_id"] for row in sound_rows] == [sound.clip_id]
     assert [row["clip_id"] for row in failures] == ["cut", "empty", "long", "lying", "short"]
     assert "clip has 601 frames, wanted 16 to 600" in failures[2]["error"]
@@ -106,7 +110,7 @@ def test_blocks_are_small_and_hold_every_row(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_truth_in_place_of_detection() -> None:
     clip = make_clip(0, "train", 16)
-    row = to_rows(use_truth(_whole(decode_with_truth(_records(clip)))))[0]
+    row = to_rows(_with_truth(_whole(decode_with_truth(_records(clip)))))[0]
     np.testing.assert_array_equal(row["joints_dd"], clip.joints_cam_m)
     np.testing.assert_array_equal(row["joints_px"], clip.joints_px)
     # rotation is diag(1, -1, -1): the world's down is the camera's +y, as in every upright camera.
@@ -114,7 +118,7 @@ def test_truth_in_place_of_detection() -> None:
     assert row["is_static"] is True
     assert row["has_truth"] is True
     without = replace(clip, joints_cam_m=None)
-    assert "no joints_cam_m" in to_rows(use_truth(_whole(decode_with_truth(_records(without)))))[0]["error"]
+    assert "no joints_cam_m" in to_rows(_with_truth(_whole(decode_with_truth(_records(without)))))[0]["error"]
 
 
 def test_a_clip_without_camera_gets_the_nominal_one() -> None:
@@ -152,7 +156,7 @@ def test_index_clips_refuses_by_name(tmp_path: Path) -> None:
 
 def test_hops_keep_errors_untouched() -> None:
     table = to_table([{"clip_id": "bad", "error": "decode: broken"}])
-    assert to_rows(use_truth(table)) == [{"clip_id": "bad", "error": "decode: broken"}]
+    assert to_rows(_with_truth(table)) == [{"clip_id": "bad", "error": "decode: broken"}]
     assert ROW_SCHEMA.equals(table.schema)
 
 
@@ -172,9 +176,7 @@ def test_the_feature_chain_feeds_both_stages_of_the_generator(tmp_path: Path) ->
 
     clip_of = {clip.clip_id: clip for clip in (*sound, moving)}
     table = _whole(decode_with_truth(_records(*sound, cut, moving, blank)))
-    for hop in (EstimatePose2D, LiftPose, EncodeLatents):
-        table = hop(str(tmp_path))(table)
-    rows, failures = collect_rows([table])
+    rows, failures = collect_rows([MakeFeatures(str(tmp_path))(table)])
     assert [row["clip_id"] for row in failures] == ["blank", "cut"]
     assert failures[0]["error"] == "estimate: nobody is seen in frame 7 of 36"
     assert [row["clip_id"] for row in rows] == ["moving", "train-000", "train-001"]

@@ -94,6 +94,22 @@ def test_saved_and_loaded_it_is_the_same(estimator: RTMPose, tmp_path: Path) -> 
     np.testing.assert_allclose(loaded.estimate(frames).joints_px, estimator.estimate(frames).joints_px, atol=1e-2)
 
 
+def test_fused_it_finds_the_same() -> None:
+    torch.manual_seed(1)
+    plain = RTMPose(**asdict(RTMPoseConfig())).eval()
+    for layer in plain.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.3)
+            layer.running_var.uniform_(0.5, 2)
+    frames = noise_clip(3, 128, 128)
+    expected = plain.estimate(frames)
+    fused = plain.fuse()
+    assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in fused.backbone.modules())
+    found = fused.estimate(frames)
+    np.testing.assert_allclose(found.joints_px, expected.joints_px, atol=1e-2)
+    np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-4)
+
+
 def test_decoding_finds_a_target_between_bins_and_is_sure_of_it() -> None:
     config = RTMPoseConfig()
     place = torch.tensor([[10.3, 60.0, 127.1]])

@@ -43,8 +43,8 @@ def test_parts_and_what_a_module_holds_itself() -> None:
 
 def test_requests() -> None:
     joint = resource_request(sd15_multi_node("joint"), find_stage("joint"))
-    assert joint.gpus == pytest.approx(32 + 3 * 32 * 0.1)
-    assert joint.cpus == pytest.approx(32 * 4 + 3 * 32 * 2 + 2)
+    assert joint.gpus == pytest.approx(32 + 96 * 0.1)
+    assert joint.cpus == pytest.approx(32 * 4 + 96 * 2 + 2)
     truth = replace(demo("frames"), rows=RowsConfig(pose_source="truth"))
     assert resource_request(truth, find_stage("frames")).cpus == pytest.approx(1 + 0.5 + 2)
     assert resource_request(demo("vae"), find_stage("vae")).gpus == 0
