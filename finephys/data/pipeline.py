@@ -20,8 +20,8 @@ from finephys.data.index import ClipIndex, read_group
 from finephys.data.rows import Row, to_table
 from finephys.memory import keep_freed_memory
 
-# Clips in one call of a hop: 8 clips of 64 frames at 128x128 are 25 MB.
-CLIPS_PER_BATCH = 8
+# Feature rows leave a task in blocks of this size, some four clips: a stream's first rows come soon.
+FEATURE_BLOCK_BYTES = 2 * 2**20
 # Logical CPUs of a task that reads and decodes; two decoding at once fill two cores.
 DECODE_CPUS = 0.5
 # Windows in one block: small enough that the first block of a stream comes soon.
@@ -56,21 +56,21 @@ def feature_rows(index: ClipIndex, init: str, config: RowsConfig) -> ray.data.Da
     # torch, which what only decodes can do without.
     from finephys.data.features import MakeFeatures
 
-    return (
-        # 1. shard -> clips, 1:N
-        _read_clips(index)
-        # 2. clip -> decoded row with its ground truth, 1:1
-        .map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
-        # 3. frames -> 2D joints -> S_dd, and latents, 1:1
-        .map_batches(
-            MakeFeatures,
-            batch_size=CLIPS_PER_BATCH,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=config.actors),
-            num_cpus=config.actor_cpus,
-            num_gpus=config.actor_gpus,
-            fn_constructor_args=(init, config.pose_source, "cuda" if config.actor_gpus else "cpu"),
-        )
+    # 1. shard -> clips, 1:N
+    clips = _read_clips(index)
+    clips.context.target_max_block_size = FEATURE_BLOCK_BYTES
+    # 2. clip -> decoded row with its ground truth, 1:1
+    rows = clips.map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
+    # 3. frames -> 2D joints -> S_dd, and latents, 1:1
+    return rows.map_batches(
+        MakeFeatures,
+        # Where Ray runs all three as one task a batch would be that many row groups.
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=config.actors),
+        num_cpus=config.actor_cpus,
+        num_gpus=config.actor_gpus,
+        fn_constructor_args=(init, config.pose_source, "cuda" if config.actor_gpus else "cpu"),
     )
 
 

@@ -26,7 +26,7 @@ from ray.train.torch import TorchTrainer
 from tqdm import tqdm
 
 from finephys.config import TrainConfig
-from finephys.data import pipeline, storage
+from finephys.data import storage
 from finephys.data.index import ClipIndex, index_clips
 from finephys.data.rows import collect_rows
 from finephys.telemetry import MetricsLog, TensorBoardLog, plot_losses, read_metrics
@@ -338,4 +338,4 @@ def _local_init(config: TrainConfig) -> Iterator[Path | None]:
 
 def _tables(name: str) -> Iterator[Any]:
     shard = ray.train.get_dataset_shard(name)
-    yield from shard.iter_batches(batch_size=pipeline.CLIPS_PER_BATCH, batch_format="pyarrow")
+    yield from shard.iter_batches(batch_size=None, batch_format="pyarrow")
