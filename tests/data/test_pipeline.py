@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import safetensors.numpy
 
 from finephys.data import decoding
 from finephys.data.clips import VERSION_KEY, write_shard
@@ -152,6 +153,27 @@ def test_index_clips_refuses_by_name(tmp_path: Path) -> None:
     (tmp_path / "train-01.parquet").write_bytes((tmp_path / "train-00.parquet").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"train-01\.parquet cannot be read"):
         index_clips(str(tmp_path), "train")
+
+
+def test_rows_come_back_from_tables_as_they_were() -> None:
+    """Any strides and types, nothing, a scalar; and the bytes are a safetensors file, as the schema says."""
+    row = {
+        "clip_id": "a",
+        "fps": np.float32(2.5),
+        "turned": np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1),
+        "flags": np.array([True, False, True]),
+        "none": np.zeros((0, 3), np.float16),
+        "frame": np.array(7),
+    }
+    table = to_table([row, {"clip_id": "b", "error": "decode: broken"}])
+    back, bad = to_rows(table)
+    assert set(back) == set(row)
+    for name in ("turned", "flags", "none", "frame"):
+        np.testing.assert_array_equal(back[name], row[name], strict=True)
+        assert back[name].flags.writeable
+    assert back["fps"] == 2.5
+    assert bad == {"clip_id": "b", "error": "decode: broken"}
+    np.testing.assert_array_equal(safetensors.numpy.load(table["arrays"][0].as_py())["turned"], row["turned"])
 
 
 def test_hops_keep_errors_untouched() -> None:

@@ -1,9 +1,7 @@
-"""A whole run through Ray Data, Ray Train and DeepSpeed; killed at any moment it continues to the same weights."""
+"""A whole run through Ray Data, Ray Train and DeepSpeed: what it learns and leaves. test_faults.py kills one."""
 
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -25,9 +23,9 @@ STEPS = 40
 CORRUPT = 3
 
 
-def _start(data: Path, output: Path, *arguments: str) -> subprocess.Popen[str]:
+def _start(data: Path, output: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.training.tiny_stage", str(data), str(output), str(STEPS), *arguments],
+        [sys.executable, "-m", "tests.training.tiny_stage", str(data), str(output), str(STEPS)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -126,48 +124,3 @@ def test_a_finished_run_started_again_says_so(data: Path, finished: Path, capsys
     assert outcome.is_finished
     assert "is finished" in capsys.readouterr().err
     assert time.monotonic() - started < 5
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(900)
-def test_killed_and_restarted_equals_uninterrupted(data: Path, finished: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    process = _start(data, output, "0.3")
-    deadline = time.monotonic() + 400
-    while not list_checkpoints(str(output)):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    # A step or two beyond the checkpoint, then the whole driver at once.
-    time.sleep(0.5)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert list_checkpoints(str(output))[-1].step < STEPS
-    _wait_for_orphans(process.pid)
-
-    process = _start(data, output)
-    said, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, said
-    assert "continuing" in said
-
-    name = f"checkpoints/step-{STEPS:08d}/average-rank0.safetensors"
-    ours, theirs = load_file(output / name), load_file(finished / name)
-    assert set(ours) == set(theirs)
-    for key, value in theirs.items():
-        np.testing.assert_array_equal(ours[key], value, err_msg=key)
-    # Every step once, with the very losses of the uninterrupted run.
-    kept = [
-        [(x["step"], x["split"], x["loss"]) for x in read_metrics(str(run)) if x["split"] != "checkpoint"]
-        for run in (output, finished)
-    ]
-    assert kept[0] == kept[1]
-
-
-def _wait_for_orphans(session: int) -> None:
-    """Ray's processes end by themselves once the driver is gone; a rank that still wrote would disturb the restart."""
-    for _ in range(100):
-        found = subprocess.run(["ps", "-s", str(session), "-o", "comm="], capture_output=True, text=True).stdout
-        if "ray::RayTrain" not in found:
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"processes of the killed run are still there: {found}")

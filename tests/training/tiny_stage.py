@@ -1,10 +1,9 @@
 """A stage of a few hundred weights with everything a real one has: noise, a running buffer, a counter, an export.
 
-Run as a program it trains on tests' own clips: python -m tests.training.tiny_stage DATA OUTPUT STEPS [SECONDS_A_BATCH].
+Run as a program it trains on tests' own clips: python -m tests.training.tiny_stage DATA OUTPUT STEPS.
 """
 
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,13 +88,5 @@ if __name__ == "__main__":
     from finephys.training.ray_trainer import run
 
     data, output, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    # The pause is no part of the configuration: a slow run continues a fast one.
-    TINY_PAUSE_S = float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
-
-    def slow_collate(rows: list[dict], rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        time.sleep(TINY_PAUSE_S)
-        return collate(rows, rng)
-
-    stage = Stage(rows="decoded", config=TinyConfig, build=build, collate=slow_collate)
-    outcome = run(tiny_config(data, output, steps), stage)
+    outcome = run(tiny_config(data, output, steps), STAGE)
     print(f"outcome {outcome.step} {outcome.is_finished}")

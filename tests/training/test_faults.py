@@ -1,0 +1,196 @@
+"""What clusters do to a run: on simulated nodes, everything that can be killed is, and the run is as if nothing was."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import numpy as np
+import psutil
+import pytest
+from moto.server import ThreadedMotoServer
+from safetensors.numpy import load
+
+from finephys.data import storage
+from finephys.data.clips import write_shard
+from finephys.diffusion.vae import VAEConfig, build_vae
+from finephys.telemetry import read_metrics
+from finephys.training.checkpoint import list_checkpoints
+from tests.data.faulty_proxy import FaultyProxy
+from tests.training.made_clips import make_clip
+
+ROOT = Path(__file__).parents[2]
+STEPS = 60
+NUM_CLIPS = 24
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FaultyProxy]:
+    """The way to an S3 server, for this process and what it starts."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    proxy = FaultyProxy(server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        boto3.client("s3").create_bucket(Bucket="runs")
+        yield proxy
+    proxy.shutdown()
+    server.stop()
+
+
+class SimulatedNodes:
+    """A head that works on nothing, two nodes that hold a run each, and how to find what Ray started on them."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self.add_node()
+        self.add_node()
+
+    def add_node(self) -> None:
+        self.cluster.add_node(num_cpus=6, object_store_memory=200 * 2**20)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """What runs on the nodes under a title that holds `name`."""
+        found = []
+        for node in self.cluster.list_all_nodes():
+            (raylet,) = node.all_processes["raylet"]
+            for child in psutil.Process(raylet.process.pid).children():
+                try:
+                    if name in " ".join(child.cmdline()):
+                        found.append(child)
+                except psutil.NoSuchProcess:
+                    continue
+        return found
+
+    def kill_node_of(self, process: psutil.Process) -> None:
+        for node in self.cluster.list_all_nodes():
+            (raylet,) = node.all_processes["raylet"]
+            if process.ppid() == raylet.process.pid:
+                self.cluster.remove_node(node, allow_graceful=False)
+                return
+        raise AssertionError(f"{process} is on no node")
+
+
+@pytest.fixture(scope="module")
+def nodes(proxy: FaultyProxy) -> Iterator[SimulatedNodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        # A killed node is missed after seconds, not half a minute.
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        nodes = SimulatedNodes()
+        yield nodes
+        nodes.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Shards and a pipeline folder with a VAE."""
+    folder = tmp_path_factory.mktemp("inputs")
+    (folder / "clips").mkdir()
+    clips = [make_clip(number, "train", 16) for number in range(NUM_CLIPS)]
+    for shard in range(4):
+        write_shard(clips[shard::4], folder / "clips" / f"train-{shard:02d}.parquet")
+    write_shard([make_clip(number, "test", 16) for number in range(4)], folder / "clips" / "test-00.parquet")
+    build_vae(VAEConfig()).half().save_pretrained(folder / "init" / "vae")
+    return str(folder / "clips"), str(folder / "init")
+
+
+def _start(nodes: SimulatedNodes, inputs: tuple[str, str], output: str, *more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.training.faulty_stage", *inputs, output, str(STEPS), *more],
+        cwd=ROOT,
+        env={**os.environ, "RAY_ADDRESS": nodes.cluster.address},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def _wait_for_step(step: int, output: str, driver: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 240
+    while not [found for found in list_checkpoints(output) if found.step >= step]:
+        assert driver.poll() is None, driver.communicate()[0]
+        assert time.monotonic() < deadline, f"no checkpoint of step {step}"
+        time.sleep(0.2)
+
+
+def _steps_and_weights(output: str) -> tuple[list[tuple[int, str, float]], dict[str, np.ndarray]]:
+    lines = [(x["step"], x["split"], x["loss"]) for x in read_metrics(output) if x["split"] != "checkpoint"]
+    folder = storage.join(output, f"checkpoints/step-{STEPS:08d}/average-rank0.safetensors")
+    return lines, load(storage.read_bytes(folder))
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_whatever_is_killed_the_run_is_as_if_nothing_was(
+    nodes: SimulatedNodes, proxy: FaultyProxy, inputs: tuple[str, str], tmp_path: Path
+) -> None:
+    """Value for value the same losses and weights: no step is lost or done twice, no clip seen twice or left out."""
+    undisturbed = str(tmp_path / "undisturbed")
+    driver = _start(nodes, inputs, undisturbed)
+    said, _ = driver.communicate(timeout=300)
+    assert f"outcome {STEPS} True" in said, said
+
+    output = "s3://runs/disturbed"
+    driver = _start(nodes, inputs, output)
+    _wait_for_step(10, output, driver)
+    nodes.processes("RayTrainWorker")[0].kill()
+
+    _wait_for_step(20, output, driver)
+    nodes.processes("MakeFeatures")[0].kill()
+
+    _wait_for_step(30, output, driver)
+    proxy.faults = ["500"] * 100_000
+    time.sleep(8)
+    proxy.faults = []
+
+    _wait_for_step(40, output, driver)
+    # The spare.
+    nodes.add_node()
+    nodes.kill_node_of(nodes.processes("RayTrainWorker")[0])
+
+    _wait_for_step(50, output, driver)
+    driver.kill()
+    driver.communicate()
+    while nodes.processes("RayTrainWorker"):
+        time.sleep(0.2)
+    driver = _start(nodes, inputs, output)
+    said, _ = driver.communicate(timeout=300)
+    assert "continuing" in said
+    assert f"outcome {STEPS} True" in said, said
+
+    lines, weights = _steps_and_weights(output)
+    wanted_lines, wanted_weights = _steps_and_weights(undisturbed)
+    assert lines == wanted_lines
+    assert [step for step, split, _ in lines if split == "train"] == list(range(1, STEPS + 1))
+    assert set(weights) == set(wanted_weights)
+    for name, value in wanted_weights.items():
+        np.testing.assert_array_equal(weights[name], value, err_msg=name)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_batch_that_is_not_finite_ends_the_run_by_name(
+    nodes: SimulatedNodes, inputs: tuple[str, str], tmp_path: Path
+) -> None:
+    driver = _start(nodes, inputs, str(tmp_path / "nan"), "train-005")
+    said, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 1
+    last = said.strip().splitlines()[-1]
+    assert "loss is nan at step" in last
+    assert "on rank" in last
+    assert "train-005" in last
+    # Not tried again: the same batch would come.
+    assert not list_checkpoints(str(tmp_path / "nan"))
+    trained = [json.dumps(line) for line in read_metrics(str(tmp_path / "nan")) if line["split"] == "train"]
+    assert all("NaN" not in line for line in trained)
