@@ -59,7 +59,7 @@ def demo(stage: StageName) -> TrainConfig:
         init="finephys/assets/pipeline",
         steps=100,
         batch_size=1,
-        optimizer=OptimizerConfig(lr=3e-4, warmup_steps=10),
+        optimizer=OptimizerConfig(lr=1e-4, warmup_steps=10),
         checkpoint_every=25,
         validate_every=50,
         # A window of each held-out clip: four windows say little of a change of one percent.
