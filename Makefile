@@ -9,7 +9,7 @@ FAST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not ray"
 .PHONY: help install demo test test-fast check clips clean
 
 help:
-	@echo "make demo       train a little, generate held-out clips, write $(DEMO)/index.html (some 10 minutes on 2 cores)"
+	@echo "make demo       train a little, generate held-out clips, write $(DEMO)/index.html (under 10 minutes on 2 cores)"
 	@echo "make test       everything that CI runs"
 	@echo "make test-fast  the tests without Ray"
 	@echo "make check      ruff, ruff format, mypy"

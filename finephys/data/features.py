@@ -23,8 +23,9 @@ SEEN_CONFIDENCE = 0.02
 class MakeFeatures:
     """Decoded rows -> feature rows, by hops that share a process.
 
-    Frames are forty times as large as what is made of them, and never leave it: as actors of their own, the hop that
+    Frames are five times as large as what is made of them, and never leave it: as actors of their own, the hop that
     detects filled a stream's share of the object store, and the one behind it waited for room for two minutes.
+    What a hop refuses of a clip (ValueError) becomes the row's error.
     """
 
     def __init__(self, init: str, pose_source: PoseSource = "detected", device: str = "cpu") -> None:
@@ -54,6 +55,7 @@ class EstimatePose2D:
         self.estimator.fuse().to(device)
 
     def estimate(self, row: Row) -> Row:
+        """Raises ValueError, naming it, on a frame in which nobody is seen."""
         pose = self.estimator.estimate(row["frames"])
         is_seen = pose.confidence.max(-1) >= SEEN_CONFIDENCE
         if not is_seen.all():
@@ -90,7 +92,7 @@ class LiftPose:
 
 
 def use_truth(row: Row) -> Row:
-    """In place of the hops pose2d and pose3d: the clip's ground truth, which it must have."""
+    """In place of the hops pose2d and pose3d: the clip's ground truth. Raises ValueError where it has none."""
     missing = [name for name in ("truth_joints_px", "gravity") if name not in row]
     if missing or not row["has_truth"]:
         raise ValueError(f"pose_source is truth and the clip has no {missing[0] if missing else 'joints_cam_m'}")

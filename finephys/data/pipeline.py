@@ -22,7 +22,8 @@ from finephys.memory import keep_freed_memory
 
 # Feature rows leave a task in blocks of this size, some four clips: a stream's first rows come soon.
 FEATURE_BLOCK_BYTES = 2 * 2**20
-# Logical CPUs of a task that reads and decodes; two decoding at once fill two cores.
+# Logical CPUs of a task that reads and decodes; two decoding at once fill two cores. An actor that takes as many
+# (RowsConfig.actor_cpus) reads and decodes itself.
 DECODE_CPUS = 0.5
 # Windows in one block: small enough that the first block of a stream comes soon.
 WINDOWS_PER_BLOCK = 64
@@ -35,7 +36,7 @@ def decoded_rows(index: ClipIndex) -> ray.data.Dataset:
     """
     return (
         # 1. shard -> clips, 1:N
-        _read_clips(index)
+        _read_clips(index, BLOCK_BYTES)
         # 2. clip -> decoded row, 1:1
         .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     )
@@ -57,8 +58,7 @@ def feature_rows(index: ClipIndex, init: str, config: RowsConfig) -> ray.data.Da
     from finephys.data.features import MakeFeatures
 
     # 1. shard -> clips, 1:N
-    clips = _read_clips(index)
-    clips.context.target_max_block_size = FEATURE_BLOCK_BYTES
+    clips = _read_clips(index, FEATURE_BLOCK_BYTES)
     # 2. clip -> decoded row with its ground truth, 1:1
     rows = clips.map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     # 3. frames -> 2D joints -> S_dd, and latents, 1:1
@@ -115,8 +115,9 @@ def estimated_shards(sources: Sequence[str], init: str, output: str, config: Row
     )
 
 
-def _read_clips(index: ClipIndex) -> ray.data.Dataset:
-    """The clip records of an index, as CLIP_SCHEMA has them. 1:N
+def _read_clips(index: ClipIndex, block_bytes: int) -> ray.data.Dataset:
+    """The clip records of an index, as CLIP_SCHEMA has them; rows of the whole chain leave its tasks in blocks of
+    block_bytes. 1:N
 
     A row group is a task, and Ray runs the hop that decodes within the same task: records are not copied in between,
     and memory holds some row groups at a time, however many shards there are.
@@ -129,5 +130,5 @@ def _read_clips(index: ClipIndex) -> ray.data.Dataset:
             yield read_group(groups[place])
 
     places = ray.data.from_items([{"place": place} for place in range(len(groups))], override_num_blocks=len(groups))
-    places.context.target_max_block_size = BLOCK_BYTES
+    places.context.target_max_block_size = block_bytes
     return places.map_batches(read_groups, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 Row = dict[str, Any]
 
 # What numpy's types are called in a safetensors header.
-SAFETENSORS_DTYPES = {
+_DTYPES = {
     "bool": "BOOL",
     "uint8": "U8",
     "int32": "I32",
@@ -97,7 +97,7 @@ def _safetensors(arrays_of: Sequence[dict[str, NDArray[Any]]]) -> pa.Array:
         for name, value in arrays.items():
             start, end = end, end + value.nbytes
             entries[name] = {
-                "dtype": SAFETENSORS_DTYPES[value.dtype.name],
+                "dtype": _DTYPES[value.dtype.name],
                 "shape": value.shape,
                 "data_offsets": (start, end),
             }

@@ -67,6 +67,7 @@ _STAGES = (
     (0, _FAR, _OUTLIER, 0.02),
 )
 # Of one point. Errors along an edge are the same error (compression moves it as a whole): independent ones would be 2.
+# Goes with the root of _POINTS_PER_FRAME: it was 40 with 250 of them.
 _NOISE = 31.0
 # Deviations of the priors, turns in radians a frame at 30 frames a second: changes of turn and of log zoom, roll,
 # pitch of the reference; of the body, its sideways acceleration and how far its centre is off in the image.
@@ -341,12 +342,11 @@ def _residuals(level: _Level, pairs: NDArray[np.int64], state: _State) -> tuple[
     turn = relative.astype(np.float32).reshape(-1, 9).T[:, pair]
     zoom = np.exp(state.log_zoom).astype(np.float32)
     (fx, fy), (cx, cy) = level.focal.astype(np.float32), level.centre.astype(np.float32)
-    half = np.float32(0.5)
-    seen_px = from_px.astype(np.float32) + half
+    seen_px = from_px.astype(np.float32) + 0.5
     ray = np.stack([(seen_px[0] - cx) / (fx * zoom[first]), (seen_px[1] - cy) / (fy * zoom[first])])
     x, y, z = (turn[3 * row] * ray[0] + turn[3 * row + 1] * ray[1] + turn[3 * row + 2] for row in range(3))
     u, v = x / z, y / z
-    to_px = np.stack([fx * zoom[second] * u + cx - half, fy * zoom[second] * v + cy - half])
+    to_px = np.stack([fx * zoom[second] * u + cx - 0.5, fy * zoom[second] * v + cy - 0.5])
 
     height, width = level.image.shape[1:3]
     is_inside = (z > 0.1) & (to_px >= 1).all(0) & (to_px[0] < width - 2) & (to_px[1] < height - 2)
@@ -358,8 +358,8 @@ def _residuals(level: _Level, pairs: NDArray[np.int64], state: _State) -> tuple[
     here = level.image[first, from_px[1, kept], from_px[0, kept]].T
 
     # The mean of both gradients, as in efficient second-order minimisation (Malis, 2004).
-    by_u = half * (there[1] + here[1]) * fx * zoomed
-    by_v = half * (there[2] + here[2]) * fy * zoomed
+    by_u = 0.5 * (there[1] + here[1]) * fx * zoomed
+    by_v = 0.5 * (there[2] + here[2]) * fy * zoomed
     by_x, by_y, by_z = by_u / z, by_v / z, -(by_u * u + by_v * v) / z
     by_ray = [turn[k] * by_x + turn[3 + k] * by_y + turn[6 + k] * by_z for k in range(3)]
     derivative = np.stack(
@@ -401,7 +401,7 @@ def _add_image(
 ) -> None:
     """Add the image's part to the normal matrix, seen as (T,4,T,4), and to the gradient, seen as (T,4)."""
     residual, derivative, pair = _residuals(level, pairs, state)
-    weighted = derivative * ((1 + (residual / np.float32(outlier)) ** 2) ** -2 / np.float32(_NOISE**2))[:, None]
+    weighted = derivative * ((1 + (residual / outlier) ** 2) ** -2 / _NOISE**2)[:, None]
     ends = np.searchsorted(pair, np.arange(len(pairs) + 1))
     for (first, second), start, end in zip(pairs, ends[:-1], ends[1:], strict=True):
         if start == end:

@@ -4,8 +4,33 @@ import socket
 import socketserver
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import boto3
+import pytest
+from moto.server import ThreadedMotoServer
 
 CUT_AFTER_BYTES = 20_000
+
+
+@contextmanager
+def faulty_s3(bucket: str) -> Iterator["FaultyProxy"]:
+    """A proxy in front of an S3 server with an empty bucket, to which the environment sends this process and what it
+    starts."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    proxy = FaultyProxy(server.get_host_and_port())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        boto3.client("s3").create_bucket(Bucket=bucket)
+        yield proxy
+    proxy.shutdown()
+    server.stop()
 
 
 class FaultyProxy(socketserver.ThreadingTCPServer):

@@ -2,33 +2,20 @@
 
 from collections.abc import Iterator
 
-import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from finephys.data import storage
 from finephys.data.clips import write_shard
 from finephys.data.index import index_clips, read_group
-from tests.data.faulty_proxy import FaultyProxy
+from tests.data.faulty_proxy import FaultyProxy, faulty_s3
 from tests.training.made_clips import make_clip
 
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[FaultyProxy]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    proxy = FaultyProxy(server.get_host_and_port())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        boto3.client("s3").create_bucket(Bucket="faulty")
+    with faulty_s3("faulty") as proxy:
         yield proxy
-    proxy.shutdown()
-    server.stop()
 
 
 @pytest.mark.parametrize("faults", [["500"], ["500", "500"], ["refuse"], ["cut"], ["cut", "500"]])

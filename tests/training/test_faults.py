@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import numpy as np
 import psutil
 import pytest
-from moto.server import ThreadedMotoServer
 from safetensors.numpy import load
 
 from finephys.data import storage
@@ -20,7 +18,7 @@ from finephys.data.clips import write_shard
 from finephys.diffusion.vae import VAEConfig, build_vae
 from finephys.telemetry import read_metrics
 from finephys.training.checkpoint import list_checkpoints
-from tests.data.faulty_proxy import FaultyProxy
+from tests.data.faulty_proxy import FaultyProxy, faulty_s3
 from tests.training.made_clips import make_clip
 
 ROOT = Path(__file__).parents[2]
@@ -30,20 +28,8 @@ NUM_CLIPS = 24
 
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[FaultyProxy]:
-    """The way to an S3 server, for this process and what it starts."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    proxy = FaultyProxy(server.get_host_and_port())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", proxy.url)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-            patch.setenv(name, "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        boto3.client("s3").create_bucket(Bucket="runs")
+    with faulty_s3("runs") as proxy:
         yield proxy
-    proxy.shutdown()
-    server.stop()
 
 
 class SimulatedNodes:
@@ -150,9 +136,11 @@ def test_whatever_is_killed_the_run_is_as_if_nothing_was(
     nodes.processes("MakeFeatures")[0].kill()
 
     _wait_for_step(30, output, driver)
+    proxy.seen.clear()
     proxy.faults = ["500"] * 100_000
     time.sleep(8)
     proxy.faults = []
+    assert proxy.seen["500"], "nobody asked the storage"
 
     _wait_for_step(40, output, driver)
     # The spare.
