@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := outputs/demo
 # Two processes of one thread each fill two cores; tests' small tensors lose more to threads than they gain.
-FAST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup -m "not ray"
+FAST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not ray"
 
 .PHONY: help install demo test test-fast check clips clean
 

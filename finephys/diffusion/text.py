@@ -11,6 +11,7 @@ here and not with `tokenizers`' trainer, which breaks ties at random: the same l
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from torch import Tensor
@@ -90,12 +91,12 @@ def build_tokenizer(config: TextConfig, prompts: Sequence[str]) -> CLIPTokenizer
         words.update(word for word in split if set(word) <= set(_ALPHABET))
 
     tokens = [START, END, *_ALPHABET, *(letter + _WORD_END for letter in _ALPHABET)]
-    merges = _learn_merges(words, config.vocab_size - len(tokens))
+    merges = _learn_merges(tuple(sorted(words.items())), config.vocab_size - len(tokens))
     # Two merges can spell the same token.
     tokens = list(dict.fromkeys([*tokens, *(left + right for left, right in merges)]))
     return CLIPTokenizer(
         vocab={token: index for index, token in enumerate(tokens)},
-        merges=merges,
+        merges=list(merges),
         model_max_length=config.max_length,
     )
 
@@ -136,9 +137,14 @@ def encode_prompts(text_encoder: CLIPTextModel, tokens_BL: Tensor) -> Tensor:
     return encoded
 
 
-def _learn_merges(words: Counter[str], num_merges: int) -> list[tuple[str, str]]:
-    """The pairs that byte-pair encoding joins, in order; the commonest first, equals in alphabetical order."""
-    spellings = {word: (*word[:-1], word[-1] + _WORD_END) for word in sorted(words)}
+@lru_cache(maxsize=4)
+def _learn_merges(counted: tuple[tuple[str, int], ...], num_merges: int) -> tuple[tuple[str, str], ...]:
+    """The pairs that byte-pair encoding joins, in order; the commonest first, equals in alphabetical order.
+
+    counted: words, sorted, and how often each comes.
+    """
+    words = dict(counted)
+    spellings = {word: (*word[:-1], word[-1] + _WORD_END) for word in words}
     merges: list[tuple[str, str]] = []
     while len(merges) < num_merges:
         pairs: Counter[tuple[str, str]] = Counter()
@@ -150,7 +156,7 @@ def _learn_merges(words: Counter[str], num_merges: int) -> list[tuple[str, str]]
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         spellings = {word: _join(spelling, best) for word, spelling in spellings.items()}
-    return merges
+    return tuple(merges)
 
 
 def _join(spelling: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:

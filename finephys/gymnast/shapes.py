@@ -75,28 +75,46 @@ def body_shape(base: FLOATS | None = None, /, **degrees: float) -> FLOATS:
     return shape
 
 
+def _turns() -> FLOATS:
+    """(24,39): which angle turns which part about which axis (z, x, y; parts fastest), and with which sign."""
+    turns = np.zeros((NUM_ANGLES, 3, len(PART_NAMES)))
+
+    def turn(angle: str, part: str, axis: str, sign: float) -> None:
+        turns[ANGLE_NAMES.index(angle), "zxy".index(axis), PART_NAMES.index(part)] = sign
+
+    for trunk in ("chest", "head"):
+        for name, axis, sign in (("flex", "z", -1.0), ("side", "x", 1.0), ("turn", "y", 1.0)):
+            turn(f"{trunk}_{name}", trunk, axis, sign)
+    for side, outward in (("right", -1.0), ("left", 1.0)):
+        for name, part, axis, sign in (
+            ("hip", "thigh", "z", 1.0),
+            ("open", "thigh", "x", outward),
+            ("turnout", "thigh", "y", outward),
+            ("knee", "shin", "z", -1.0),
+            ("point", "foot", "z", -1.0),
+            ("arm", "upper_arm", "z", 1.0),
+            ("out", "upper_arm", "x", outward),
+            ("arm_in", "upper_arm", "y", -outward),
+            ("elbow", "forearm", "z", 1.0),
+        ):
+            turn(f"{side}_{name}", f"{side}_{part}", axis, sign)
+    return turns.reshape(NUM_ANGLES, -1)
+
+
+_TURNS = _turns()
+
+
 def local_rotations(angles: FLOATS) -> FLOATS:
     """Rotations (N,13,3,3) of parts relative to their parents, of angles (N,24); the pelvis has the identity."""
-    angle = dict(zip(ANGLE_NAMES, angles.T, strict=True))
-    zero = np.zeros(len(angles))
-    local = {
-        "pelvis": _ball(zero, zero, zero),
-        "chest": _ball(-angle["chest_flex"], angle["chest_side"], angle["chest_turn"]),
-        "head": _ball(-angle["head_flex"], angle["head_side"], angle["head_turn"]),
-    }
-    for side, sign in (("right", -1.0), ("left", 1.0)):
-
-        def of(name: str, side: str = side) -> FLOATS:
-            values: FLOATS = angle[f"{side}_{name}"]
-            return values
-
-        local[f"{side}_thigh"] = _ball(of("hip"), sign * of("open"), sign * of("turnout"))
-        local[f"{side}_shin"] = _ball(-of("knee"), zero, zero)
-        local[f"{side}_foot"] = _ball(-of("point"), zero, zero)
-        local[f"{side}_upper_arm"] = _ball(of("arm"), sign * of("out"), -sign * of("arm_in"))
-        local[f"{side}_forearm"] = _ball(of("elbow"), zero, zero)
-    rotations: FLOATS = np.stack([local[name] for name in PART_NAMES], 1)
-    return rotations
+    turns = (angles @ _TURNS).reshape(len(angles), 3, len(PART_NAMES))
+    (cz, cx, cy), (sz, sx, sy) = (np.moveaxis(of(turns), 1, 0) for of in (np.cos, np.sin))
+    # Rz Rx Ry.
+    rows = [
+        [cz * cy - sz * sx * sy, -sz * cx, cz * sy + sz * sx * cy],
+        [sz * cy + cz * sx * sy, cz * cx, sz * sy - cz * sx * cy],
+        [-cx * sy, sx, cx * cy],
+    ]
+    return np.moveaxis(np.array(rows), (0, 1), (-2, -1))
 
 
 def angles_of(local: FLOATS) -> FLOATS:
@@ -104,36 +122,8 @@ def angles_of(local: FLOATS) -> FLOATS:
 
     Hinges: the turn about their axis alone.
     """
-    found: dict[str, FLOATS] = {}
-    part = {name: _ball_angles(local[:, index]) for index, name in enumerate(PART_NAMES)}
-    for trunk in ("chest", "head"):
-        flex, found[f"{trunk}_side"], found[f"{trunk}_turn"] = part[trunk]
-        found[f"{trunk}_flex"] = -flex
-    for side, sign in (("right", -1.0), ("left", 1.0)):
-        hip, opened, turned = part[f"{side}_thigh"]
-        arm, out, inward = part[f"{side}_upper_arm"]
-        found |= {f"{side}_hip": hip, f"{side}_open": sign * opened, f"{side}_turnout": sign * turned}
-        found |= {f"{side}_arm": arm, f"{side}_out": sign * out, f"{side}_arm_in": -sign * inward}
-        found[f"{side}_knee"] = -part[f"{side}_shin"][0]
-        found[f"{side}_point"] = -part[f"{side}_foot"][0]
-        found[f"{side}_elbow"] = part[f"{side}_forearm"][0]
-    return np.stack([found[name] for name in ANGLE_NAMES], -1)
-
-
-def _ball(about_z: FLOATS, about_x: FLOATS, about_y: FLOATS) -> FLOATS:
-    """Rz Rx Ry (N,3,3)."""
-    cz, sz, cx, sx, cy, sy = (f(a) for a in (about_z, about_x, about_y) for f in (np.cos, np.sin))
-    rows = [
-        [cz * cy - sz * sx * sy, -sz * cx, cz * sy + sz * sx * cy],
-        [sz * cy + cz * sx * sy, cz * cx, sz * sy - cz * sx * cy],
-        [-cx * sy, sx, cx * cy],
-    ]
-    return np.moveaxis(np.array(rows), -1, 0)
-
-
-def _ball_angles(rotation: FLOATS) -> tuple[FLOATS, FLOATS, FLOATS]:
-    """about_z, about_x, about_y of _ball."""
-    about_x = np.arcsin(np.clip(rotation[:, 2, 1], -1, 1))
-    about_z = np.arctan2(-rotation[:, 0, 1], rotation[:, 1, 1])
-    about_y = np.arctan2(-rotation[:, 2, 0], rotation[:, 2, 2])
-    return about_z, about_x, about_y
+    about_z = np.arctan2(-local[..., 0, 1], local[..., 1, 1])
+    about_x = np.arcsin(np.clip(local[..., 2, 1], -1, 1))
+    about_y = np.arctan2(-local[..., 2, 0], local[..., 2, 2])
+    angles: FLOATS = np.concatenate([about_z, about_x, about_y], -1) @ _TURNS.T
+    return angles

@@ -75,8 +75,7 @@ def prepare(config: TrainConfig, stage: Stage) -> Prepared:
             raise FileNotFoundError(f"init {config.init} does not exist")
         if not storage.list_folders(config.init):
             raise ValueError(f"init {config.init} is no pipeline folder: it holds no part such as vae or unet")
-    if stage.rows == "features":
-        _check_feature_parts(config)
+    _check_init_parts(config, stage)
     storage.check_writable(config.output)
     train_clips = validation_clips = None
     if stage.rows != "windows":
@@ -170,9 +169,11 @@ def _held_datasets(config: TrainConfig, stage: Stage, prepared: Prepared) -> dic
     return datasets
 
 
-def _check_feature_parts(config: TrainConfig) -> None:
-    wanted = ["vae"] if config.rows.pose_source == "truth" else ["vae", "pose_estimator", "lifter"]
-    if config.init is None:
+def _check_init_parts(config: TrainConfig, stage: Stage) -> None:
+    wanted = list(stage.init_parts)
+    if stage.rows == "features":
+        wanted += ["vae"] if config.rows.pose_source == "truth" else ["vae", "pose_estimator", "lifter"]
+    if wanted and config.init is None:
         raise ValueError(f"stage {config.stage} needs --init: a pipeline folder with {', '.join(wanted)}")
     for part in wanted:
         if not storage.exists(storage.join(config.init, part)):

@@ -29,6 +29,7 @@ class Stage:
 
     build(config, init): the module, fresh or from the parts in the pipeline folder `init`. Its forward(batch) returns
     scalar loss terms, "loss" among them; its export(folder) writes its parts of a pipeline folder.
+    init_parts: what `init` must hold beside what the rows are made with.
     collate(rows, rng): rows as the chain made them to one batch.  sample_window(index, seed) and
     sample_validation_window: only where rows is "windows".  sampler(init): where the stage makes videos, a function of
     module and batch that returns what the module makes of each sample: (F,H,W,3) uint8 frames and frames a second.
@@ -41,6 +42,7 @@ class Stage:
     sample_window: Callable[[int, int], Row] | None = None
     sample_validation_window: Callable[[int, int], Row] | None = None
     sampler: Callable[[Path], Sampler] | None = None
+    init_parts: tuple[str, ...] = ()
 
 
 def find_stage(name: str) -> Stage:
@@ -82,6 +84,7 @@ def find_stage(name: str) -> Stage:
             collate=training.collate,
             sample_window=partial(windows.sample_window, is_corrupted=False),
             sample_validation_window=partial(windows.sample_window, split="test", is_corrupted=False),
+            init_parts=("lifter",),
         )
     if name in ("frames", "joint"):
         from finephys.diffusion import joint

@@ -257,7 +257,8 @@ def test_lora_changes_nothing_at_first_learns_and_ships_as_a_plain_unet(undroppe
         optimizer.step()
     after = losses(lora)["denoise"].item()
     assert after < before
-    assert all(torch.equal(value, dict(lora.named_parameters())[name]) for name, value in frozen.items())
+    now = dict(lora.named_parameters())
+    assert all(torch.equal(value, now[name]) for name, value in frozen.items())
 
     lora.export(tmp_path / "trained")
     plain = build_all(undropped, tmp_path / "trained").float()

@@ -92,8 +92,9 @@ def test_collate_names_a_clip_that_is_too_small():
 
 def test_training_improves_the_picture_and_export_normalises_latents(tmp_path):
     torch.manual_seed(0)
-    module = build(VAETrainingConfig(), None)
-    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+    small = VAETrainingConfig(vae=VAEConfig(block_out_channels=(16, 32)))
+    module = build(small, None)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=4e-3)
     rng = np.random.default_rng(0)
     rows = [clip(seed) for seed in range(4)]
     quality = []
@@ -108,7 +109,8 @@ def test_training_improves_the_picture_and_export_normalises_latents(tmp_path):
     module.eval()
     module.export(tmp_path)
     vae = AutoencoderKL.from_pretrained(tmp_path, subfolder="vae")
-    assert (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").stat().st_size < 1.1e6, "wanted half precision"
+    size_bytes = (tmp_path / "vae" / "diffusion_pytorch_model.safetensors").stat().st_size
+    assert size_bytes < 2.5 * sum(parameter.numel() for parameter in vae.parameters()), "wanted half precision"
     latents = torch.cat([encode_latents(vae, row["frames"]) for row in rows])
     # Measured while the weights still move: near, not at, unit deviation.
     assert 0.3 < float(latents.std()) < 3
@@ -118,7 +120,7 @@ def test_training_improves_the_picture_and_export_normalises_latents(tmp_path):
         images = torch.zeros(1, 12, 16, 16)
         assert torch.allclose(vae.encode(images).latent_dist.std, torch.tensor(0.05), rtol=1e-2)
 
-    again = build(VAETrainingConfig(), tmp_path)
+    again = build(small, tmp_path)
     assert torch.allclose(again.latent_mean, torch.tensor(vae.config.latents_mean))
 
 

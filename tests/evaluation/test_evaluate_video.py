@@ -9,7 +9,7 @@ import torch
 
 from finephys.data.clips import write_shard
 from finephys.diffusion.pipeline import FinePhysPipeline
-from finephys.evaluation import evaluate_video
+from finephys.evaluation import elements, evaluate_video
 from finephys.evaluation.detections import detect_split, read_split
 from finephys.evaluation.evaluate_video import bootstrap_interval, evaluate, guides, limb_error_degrees
 
@@ -72,10 +72,12 @@ def test_what_each_way_draws(data):
     np.testing.assert_allclose(drawn_px[0], asked.joints_px[index], atol=1e-2 * max(size) / 128)
 
 
-def test_all_figures_and_a_page(data, tmp_path, monkeypatch):
+def test_all_figures_and_a_page(quick_pipeline, data, tmp_path, monkeypatch):
     monkeypatch.setattr(evaluate_video, "CLIPS_PER_SUBSET", 1)
     monkeypatch.setattr(evaluate_video, "NUM_INFERENCE_STEPS", 1)
-    figures = {figure.name: figure for figure in evaluate(ASSETS / "pipeline", data, tmp_path)}
+    for module in (evaluate_video, elements):
+        monkeypatch.setattr(module, "NUM_FRAMES", 8)
+    figures = {figure.name: figure for figure in evaluate(quick_pipeline, data, tmp_path)}
     assert figures["pck_ours_over_real_clean"].at_least == 0.92
     assert figures["pck_ours_over_real_corrupted"].at_least == 0.87
     assert figures["element_accuracy_ours_over_real"].at_least == 0.80

@@ -1,6 +1,6 @@
 """The demo clips: what the camera sees agrees with the joints, and a seed makes the same clips every time."""
 
-import subprocess
+import runpy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -49,18 +49,16 @@ def test_the_record_is_consistent(clip: Clip) -> None:
 def test_a_clip_depends_on_the_seed_and_its_number_alone() -> None:
     assert plan_clips(3, 0) == plan_clips(50, 0)[:3]
     assert plan_clips(3, 0) != plan_clips(3, 1)
-    plan = plan_clips(1, 0)[0]
-    first, second = make_clip(plan, 0), make_clip(plan, 0)
-    assert first.video == second.video
-    assert first.prompt == second.prompt
-    np.testing.assert_array_equal(first.joints_px, second.joints_px)
 
 
 def test_tumbled_clips_show_every_side_of_a_body_above_the_floor() -> None:
-    plans = plan_clips(4, 0)
+    plans = plan_clips(3, 0)[1:]
     upright, tumbled = [make_clip(plan, 0) for plan in plans], [make_clip(plan, 0, 1.0) for plan in plans]
-    assert [make_clip(plan, 0, 0.0).video for plan in plans[:1]] == [upright[0].video]
-    assert make_clip(plans[0], 0, 1.0).video == tumbled[0].video
+    # The same clip each time, and each kind its own.
+    again, again_tumbled = make_clip(plans[0], 0, 0.0), make_clip(plans[0], 0, 1.0)
+    assert again.video == upright[0].video != again_tumbled.video == tumbled[0].video
+    assert again.prompt == upright[0].prompt
+    np.testing.assert_array_equal(again.joints_px, upright[0].joints_px)
     for before, after in zip(upright, tumbled):
         up = [trunk_up(clip) for clip in (before, after)]
         angle = np.degrees(np.arccos(np.clip((up[0] * up[1]).sum(-1), -1, 1)))
@@ -128,11 +126,14 @@ def test_prompts_name_the_looks_and_refuse_unknown_motions() -> None:
 
 
 @pytest.mark.parametrize(("option", "value"), [("--num-clips", "0"), ("--seed", "-1"), ("--output", __file__)])
-def test_bad_input_is_one_line_and_exit_code_2(option: str, value: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_and_exit_code_2(
+    option: str, value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = [] if option == "--output" else ["--output", str(tmp_path)]
-    command = [sys.executable, str(ROOT / "jobs" / "build_demo.py"), option, value, *output]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert value in done.stderr
+    monkeypatch.setattr(sys, "argv", ["jobs/build_demo.py", option, value, *output])
+    with pytest.raises(SystemExit) as leaving:
+        runpy.run_path(str(ROOT / "jobs" / "build_demo.py"), run_name="__main__")
+    assert leaving.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert value in line
     assert not list(tmp_path.iterdir())

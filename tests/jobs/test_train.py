@@ -38,6 +38,7 @@ MISTAKES = {
     ),
     "no init": (["--stage", "vae", "--data", "{data}", "--init", "{tmp}/nothing"], "init {tmp}/nothing does not exist"),
     "init without parts": (["--stage", "joint", "--data", "{data}", "--init", "{data}"], "holds no part"),
+    "no lifter": (["--stage", "physics"], "stage physics needs --init: a pipeline folder with lifter"),
     "no GPU": (["sd15_one_node", "--stage", "vae", "--data", "{data}", "--num-workers", "99"], "use_gpu is True"),
     "offload without ZeRO": (["--stage", "vae", "--zero.offload-optimizer", "--zero.stage", "0"], "zero.stage is 0"),
     "output is a file": (["--stage", "vae", "--data", "{data}", "--output", "{data}/test-00.parquet"], "is a file"),
@@ -93,7 +94,7 @@ def test_mistakes(
 def test_as_a_program_without_a_traceback(tmp_path: Path) -> None:
     """Once for real: what the other cases cannot see is noise that imports make."""
     process = subprocess.run(
-        [sys.executable, "jobs/train.py", "--stage", "vae", "--data", str(tmp_path / "nothing")],
+        [sys.executable, "jobs/train.py", "--stage", "pose2d", "--data", str(tmp_path / "nothing")],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,6 +1,6 @@
 """Plausibility: closed forms where there are any, real motion capture and exact choreography as anchors."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -111,16 +111,20 @@ def test_bad_motions_are_named(joints_m: NDArray[np.floating], fps: float, messa
         plausibility(joints_m, fps)
 
 
-def test_the_command_prints_a_table_and_draws(tmp_path: Path) -> None:
-    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        program = [sys.executable, "-m", "finephys.physics.plausibility", *arguments]
-        return subprocess.run(program, capture_output=True, text=True, check=False)
+def test_the_command_prints_a_table_and_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def command(path: Path) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "argv", ["plausibility", str(path)])
+        with pytest.raises(SystemExit) as leaving:
+            runpy.run_module("finephys.physics.plausibility", run_name="__main__")
+        return leaving.value.code, *capsys.readouterr()
 
     performed = choreograph(25, seed=1)
     np.savez(tmp_path / "a.npz", joints_m=performed.joints_world_m, fps=30, in_flight=performed.in_flight)
-    done = command(str(tmp_path / "a.npz"))
-    assert done.returncode == 0, done.stderr
-    assert "flight_residual_m_s2" in done.stdout
+    code, said, _ = command(tmp_path / "a.npz")
+    assert code == 0
+    assert "flight_residual_m_s2" in said
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
     np.savez(tmp_path / "pickled.npz", joints_m=np.array([{"a": 1}], object), fps=30)
@@ -130,7 +134,7 @@ def test_the_command_prints_a_table_and_draws(tmp_path: Path) -> None:
         ("pickled", "no .npz of plain arrays"),
         ("poor", "no array joints_m"),
     ):
-        failed = command(str(tmp_path / f"{name}.npz"))
-        assert failed.returncode == 2
-        assert message in failed.stderr
-        assert failed.stderr.count("\n") == 1
+        code, _, complaint = command(tmp_path / f"{name}.npz")
+        assert code == 2
+        assert message in complaint
+        assert complaint.count("\n") == 1
