@@ -140,7 +140,11 @@ def two_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_is_complete_repeatable_and_continued(
-    quick_pipeline: Path, two_clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quick_pipeline: Path,
+    two_clips: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def generate(*more: str) -> str:
         given = ["--pipeline", quick_pipeline, "--data", two_clips, "--output", tmp_path, "--num-inference-steps", 2]
