@@ -173,7 +173,9 @@ def _check_init_parts(config: TrainConfig, stage: Stage) -> None:
     wanted = list(stage.init_parts)
     if stage.rows == "features":
         wanted += ["vae"] if config.rows.pose_source == "truth" else ["vae", "pose_estimator", "lifter"]
-    if wanted and config.init is None:
+    if not wanted:
+        return
+    if config.init is None:
         raise ValueError(f"stage {config.stage} needs --init: a pipeline folder with {', '.join(wanted)}")
     for part in wanted:
         if not storage.exists(storage.join(config.init, part)):
