@@ -51,6 +51,10 @@ class Dispatcher:
         """There may be something new."""
         self._poke.set()
 
+    def is_behind_others(self, job_id: str) -> bool:
+        """Whether this job was seen waiting when all workers had something to do."""
+        return any(job.id == job_id for job in self._free)
+
     async def run(self) -> None:
         """Hand out work for ever."""
         starting = asyncio.create_task(self._warm_up())

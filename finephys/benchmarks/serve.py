@@ -8,13 +8,14 @@ is faster than one process of two threads. It runs before and after the rest; th
 
 http_share_of_bare        clips a second of the service while both its workers are at work, over the bare pipeline's
 second_worker_speedup     of it, over the service with one worker, which is bound to one core
-status_p95_ms             GET /v1/videos/ID, asked twenty times a second meanwhile
+status_p95_ms             GET /v1/videos/ID, asked for each job when its last answer said, as OpenAI's clients do
 batch_share_of_bare       clips a second of `jobs/generate.py dataset` with two actors while it runs, over the bare
                           pipeline's; what it takes to start is a figure of its own
 jobs_lost_of_1000         of 1,000 jobs for a tiny model that were all accepted, while workers were killed
 """
 
 import csv
+import heapq
 import json
 import multiprocessing
 import os
@@ -45,7 +46,7 @@ NUM_WORKERS = 2
 BATCH_CLIPS = 24
 NUM_JOBS, JOBS_PER_CLIENT = 1000, 200
 JOBS_BETWEEN_KILLS = 100
-STATUS_CALLS_PER_SECOND = 20.0
+MOST_STATUS_CALLS_PER_SECOND = 20.0
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -146,18 +147,24 @@ def served_rate(folder: Path, num_workers: int) -> tuple[float, list[float]]:
 
 @contextmanager
 def status_calls(service: LocalService, name: str, ids: Sequence[str]) -> Iterator[list[float]]:
-    """Ask for one after the other of these jobs, from a thread; the list grows by what each answer took, in ms."""
+    """Ask for each of these jobs as OpenAI's clients do, from a thread; the list grows by what each answer took, in ms.
+
+    They look at a job again when its last answer said, and no more when it has ended.
+    """
     latencies_ms: list[float] = []
     is_over = threading.Event()
 
     def ask() -> None:
-        client, number = Client(service, name), 0
-        while not is_over.wait(1 / STATUS_CALLS_PER_SECOND):
+        client = Client(service, name)
+        due = [(0.0, video_id) for video_id in ids]
+        while due and not is_over.wait(max(1 / MOST_STATUS_CALLS_PER_SECOND, due[0][0] - time.monotonic())):
+            _, video_id = heapq.heappop(due)
             started = time.perf_counter()
-            status, _ = client.call("GET", f"/v1/videos/{ids[number % len(ids)]}")
+            status, _ = client.call("GET", f"/v1/videos/{video_id}")
             latencies_ms.append(1000 * (time.perf_counter() - started))
             assert status == 200
-            number += 1
+            if client.poll_after_s is not None:
+                heapq.heappush(due, (time.monotonic() + client.poll_after_s, video_id))
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

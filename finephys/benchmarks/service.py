@@ -148,6 +148,8 @@ class Client:
     def __init__(self, service: LocalService, client: str | None) -> None:
         self.service = service
         self.headers = {} if client is None else {"Authorization": f"Bearer {service.tokens[client]}"}
+        # How long the last answer asked to wait before the next look at the same job.
+        self.poll_after_s: float | None = None
         self._connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
 
     def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
@@ -163,6 +165,8 @@ class Client:
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()
             raise OSError(f"{method} {path}: {error!r}") from error
+        poll_after_ms = answer.headers.get("openai-poll-after-ms")
+        self.poll_after_s = None if poll_after_ms is None else float(poll_after_ms) / 1000
         is_json = answer.headers.get_content_type() == "application/json"
         return answer.status, json.loads(text) if is_json else text
 

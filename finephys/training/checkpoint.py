@@ -54,10 +54,13 @@ def list_checkpoints(output: str) -> list[Checkpoint]:
     found = []
     for folder in storage.list_folders(checkpoints_url(output)):
         record_url = storage.join(folder, RECORD)
-        if not storage.exists(record_url):
+        try:
+            raw = storage.read_bytes(record_url)
+        except FileNotFoundError:
+            # Not complete yet, or deleted by the run since its folder was seen.
             continue
         try:
-            record = json.loads(storage.read_bytes(record_url))
+            record = json.loads(raw)
             found.append(Checkpoint(url=folder, step=int(record["step"]), record=record))
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"checkpoint record {record_url} cannot be read: {error}") from error

@@ -59,6 +59,24 @@ def test_a_clip_from_order_to_deletion(client: TestClient, service: Service) -> 
     assert 'finephys_hop_seconds_count{hop="unet"} 1.0' in text
 
 
+def test_what_waits_behind_others_is_to_be_asked_for_less_often(client: TestClient, service: Service) -> None:
+    service.is_paused = True
+    ids = [client.post("/v1/videos", json={**QUICK, "seed": seed}).json()["id"] for seed in range(4)]
+
+    def waits_ms() -> list[str | None]:
+        return [client.get(f"/v1/videos/{one}").headers.get("openai-poll-after-ms") for one in ids]
+
+    # One is in the worker's hands, the next lies there.
+    end = time.monotonic() + 10
+    while waits_ms() != ["500", "500", "2000", "2000"]:
+        assert time.monotonic() < end, waits_ms()
+        time.sleep(0.05)
+    service.is_paused = False
+    for one in ids:
+        assert _wait(client, one)["status"] == "completed"
+    assert waits_ms() == [None] * 4
+
+
 def test_a_key_gives_one_job_and_equal_requests_equal_clips(client: TestClient, service: Service) -> None:
     service.is_paused = True
     first = client.post("/v1/videos", json=QUICK, headers={"Idempotency-Key": "k"}).json()

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from finephys.config import OptimizerConfig, TrainConfig, as_json, config_hash, from_json
+from finephys.data import storage
 from finephys.telemetry import MetricsLog, read_metrics
 from finephys.training.checkpoint import best_checkpoint, latest_checkpoint, list_checkpoints
 from finephys.training.ema import ExponentialMovingAverage
@@ -47,6 +48,13 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_name(tmp_path: Path
     assert latest_checkpoint(replace(config, num_workers=2, batch_size=2)) is not None
     # How often one looks does not change what is learnt.
     assert latest_checkpoint(replace(config, log_every=1, max_minutes=3.0)) is not None
+
+
+def test_a_checkpoint_that_the_run_deletes_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write_record(tmp_path, 20, tiny_config("none", str(tmp_path), 100))
+    seen = [*storage.list_folders(f"{tmp_path}/checkpoints"), f"{tmp_path}/checkpoints/step-00000010"]
+    monkeypatch.setattr(storage, "list_folders", lambda url: seen)
+    assert [checkpoint.step for checkpoint in list_checkpoints(str(tmp_path))] == [20]
 
 
 def test_the_best_checkpoint_is_the_one_of_the_lowest_validation_loss(tmp_path: Path) -> None:
