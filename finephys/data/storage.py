@@ -96,8 +96,14 @@ def list_shards(url: str) -> list[str]:
 def read_bytes(url: str) -> bytes:
     """What the file at `url` holds. Raises FileNotFoundError."""
     filesystem, path = open_filesystem(url)
-    with filesystem.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return bytes(stream.read())
+    except OSError as error:
+        # Arrow looks whether the file is there, and then reads: one deleted in between is no FileNotFoundError to it.
+        if isinstance(error, FileNotFoundError) or exists(url):
+            raise
+        raise FileNotFoundError(f"{url} does not exist") from error
 
 
 def write_bytes(url: str, data: bytes) -> None:

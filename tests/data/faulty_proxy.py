@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a storage server that now and then answers 500 or cuts the connection in mid-body."""
+"""A TCP proxy in front of a storage server that now and then answers 500, cuts a connection in mid-body, or deletes."""
 
 import socket
 import socketserver
@@ -34,7 +34,8 @@ def faulty_s3(bucket: str) -> Iterator["FaultyProxy"]:
 
 
 class FaultyProxy(socketserver.ThreadingTCPServer):
-    """Passes requests on to `upstream`; the next len(faults) requests get these faults: "500", "cut" or "refuse"."""
+    """Passes requests on to `upstream`; the next len(faults) requests get these faults: "500", "cut", "refuse" or
+    "delete", which deletes what is asked for and then asks."""
 
     allow_reuse_address = True
     daemon_threads = True
@@ -74,6 +75,12 @@ class _Handler(socketserver.BaseRequestHandler):
                 b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             )
             return
+        if fault == "delete":
+            path = request.split(b" ", 2)[1]
+            with socket.create_connection(self.server.upstream) as upstream:
+                upstream.sendall(b"DELETE " + path + b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                while upstream.recv(65536):
+                    pass
         num_left = CUT_AFTER_BYTES if fault == "cut" else None
         with socket.create_connection(self.server.upstream) as upstream:
             upstream.sendall(request)

@@ -28,6 +28,16 @@ def test_reads_are_retried(proxy: FaultyProxy, faults: list[str]) -> None:
     assert sum(count for fault, count in proxy.seen.items() if fault != "none") == len(faults)
 
 
+@pytest.mark.parametrize("faults", [["delete"], ["none", "delete"]])
+def test_what_is_deleted_while_it_is_read_is_not_there(proxy: FaultyProxy, faults: list[str]) -> None:
+    """The second case: between Arrow's look whether it is there and its read."""
+    storage.write_bytes("s3://faulty/gone/data.bin", b"x" * 1000)
+    proxy.faults = list(faults)
+    with pytest.raises(FileNotFoundError, match=r"gone/data\.bin"):
+        storage.read_bytes("s3://faulty/gone/data.bin")
+    assert not proxy.faults
+
+
 @pytest.mark.parametrize("faults", [["500"], ["refuse", "500"]])
 def test_writes_are_retried(proxy: FaultyProxy, faults: list[str]) -> None:
     data = np.random.default_rng(1).bytes(300_000)
