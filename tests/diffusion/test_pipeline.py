@@ -47,9 +47,10 @@ def parts(config):
 
 @pytest.fixture
 def pipeline(parts):
-    """One of the test's own: it may exchange parts, and change those that this module's tests do change."""
-    changed = ("unet", "guidance_encoder", "pose_estimator", "lifter")
-    pipeline = FinePhysPipeline(**parts | {name: copy.copy(parts[name]) for name in changed})
+    """One of the test's own: it may exchange parts, hook the UNet and the encoder, and set attributes of the others."""
+    hooked = {name: copy.deepcopy(parts[name]) for name in ("unet", "guidance_encoder")}
+    patched = {name: copy.copy(parts[name]) for name in ("pose_estimator", "lifter")}
+    pipeline = FinePhysPipeline(**parts | hooked | patched)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
