@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -136,13 +136,9 @@ def served_rate(folder: Path, num_workers: int) -> tuple[float, list[float]]:
         videos = folder / "journal" / "videos"
         num_before = len(list(videos.glob("*.mp4")))
         ids = [_post(client, {**request, "seed": seed}) for seed in range(num_workers * CLIPS_PER_WORKER)]
-        done_s: list[float] = []
         with status_calls(service, "bench", ids) as latencies_ms:
-            while len(done_s) < len(ids):
-                num_done = len(list(videos.glob("*.mp4"))) - num_before
-                done_s += [time.monotonic()] * (num_done - len(done_s))
-                time.sleep(0.02)
-        return _rate(done_s, num_workers), latencies_ms
+            done_s = _times(videos, "*.mp4", lambda num_done: num_done == num_before + len(ids))
+        return _rate(done_s[num_before:], num_workers), latencies_ms
 
 
 @contextmanager
@@ -222,16 +218,27 @@ def batch_rate(folder: Path, num_actors: int = NUM_WORKERS) -> tuple[float, floa
     environment.pop("RAY_ADDRESS", None)
     started = time.monotonic()
     job = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    # When the n-th clip was there. They are joined into a shard only after the last.
-    done_s: list[float] = []
-    while job.poll() is None:
-        num_done = len(list((output / "parts").glob("*.parquet")))
-        done_s += [time.monotonic() - started] * (num_done - len(done_s))
-        time.sleep(0.02)
+    # They are joined into a shard only after the last.
+    done_s = _times(output / "parts", "*.parquet", lambda _: job.poll() is not None)
     if job.returncode != 0:
         assert job.stderr is not None
         raise RuntimeError(f"{' '.join(command)}: {job.stderr.read().decode()[-3000:]}")
-    return _rate(done_s, num_actors), done_s[0]
+    return _rate(done_s, num_actors), done_s[0] - started
+
+
+def _times(folder: Path, pattern: str, is_over: Callable[[int], bool]) -> list[float]:
+    """When the n-th file was there (time.monotonic), until is_over(number of files).
+
+    Raises TimeoutError after ten minutes.
+    """
+    times_s: list[float] = []
+    end = time.monotonic() + 600
+    while not is_over(len(times_s)):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{len(times_s)} files {pattern} in {folder} after ten minutes")
+        times_s += [time.monotonic()] * (len(list(folder.glob(pattern))) - len(times_s))
+        time.sleep(0.02)
+    return times_s
 
 
 def _rate(done_s: Sequence[float], num_workers: int) -> float:

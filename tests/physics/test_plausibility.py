@@ -1,5 +1,6 @@
 """Plausibility: closed forms where there are any, real motion capture and exact choreography as anchors."""
 
+import inspect
 import runpy
 import sys
 from pathlib import Path
@@ -117,7 +118,7 @@ def test_the_command_prints_a_table_and_draws(
     def command(path: Path) -> tuple[object, str, str]:
         monkeypatch.setattr(sys, "argv", ["plausibility", str(path)])
         with pytest.raises(SystemExit) as leaving:
-            runpy.run_module("finephys.physics.plausibility", run_name="__main__")
+            runpy.run_path(inspect.getfile(plausibility), run_name="__main__")
         return leaving.value.code, *capsys.readouterr()
 
     performed = choreograph(25, seed=1)
