@@ -12,6 +12,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,11 @@ def read_metrics(output: str) -> list[dict[str, Any]]:
     return lines
 
 
-def plot_losses(output: str) -> None:
-    """Draw OUTPUT/loss.png: the minimised loss of each step, its running median, and validation."""
+def plot_losses(output: str, before: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Draw OUTPUT/loss.png: the minimised loss of each step, its running median, and validation.
+
+    before: the runs that this one goes on from (finephys.training.export.read_history); their validation comes first.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -116,9 +120,19 @@ def plot_losses(output: str) -> None:
     validated = [line for line in metrics if line["split"] == "validation"]
     if not trained:
         return
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    before = [run for run in before if run["validation"]]
+    figure = Figure(figsize=(11 if before else 7, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    panels = figure.subplots(1, 1 + bool(before), sharey=True, squeeze=False)[0]
+    if before:
+        steps_before = 0
+        for run in before:
+            _plot_validation(panels[0], run["validation"], steps_before)
+            steps_before += run["steps"]
+        panels[0].set_title(f"before this run: {steps_before} steps")
+        panels[0].set_xlabel("optimizer step")
+        panels[-1].set_title("this run")
+    axes = panels[-1]
     steps = np.array([line["step"] for line in trained])
     losses = np.array([line["loss"] for line in trained])
     axes.plot(steps, losses, color="0.8", linewidth=0.8, label="training, each step")
@@ -126,18 +140,24 @@ def plot_losses(output: str) -> None:
     medians = [np.median(losses[max(0, index - window) : index + window + 1]) for index in range(len(losses))]
     axes.plot(steps, medians, color="tab:blue", label=f"training, median of {2 * window + 1}")
     if validated:
-        axes.plot(
-            [line["step"] for line in validated],
-            [line["loss"] for line in validated],
-            "o-",
-            color="tab:orange",
-            label="validation, fixed batches and noise",
-        )
+        _plot_validation(axes, validated)
     axes.set_xlabel("optimizer step")
-    axes.set_ylabel("loss")
+    panels[0].set_ylabel("loss")
     if losses.min() > 0:
         axes.set_yscale("log")
-    axes.legend()
+    axes.legend(fontsize="small")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     storage.write_bytes(storage.join(output, "loss.png"), buffer.getvalue())
+
+
+def _plot_validation(axes: Any, lines: Sequence[Mapping[str, Any]], first_step: int = 0) -> None:
+    """The loss on held-out batches and, where it has such a term, what of it is denoising's."""
+    steps = [first_step + line["step"] for line in lines]
+    labels = {
+        "loss": ("tab:orange", "validation, fixed batches and noise"),
+        "denoise": ("tab:green", "its denoising term"),
+    }
+    for name, (color, label) in labels.items():
+        if name in lines[0]:
+            axes.plot(steps, [line[name] for line in lines], "o-", color=color, label=label)

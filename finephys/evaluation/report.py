@@ -18,6 +18,7 @@ import jinja2
 from finephys.evaluation.video import MEASURES
 from finephys.generation.manifest import CLIPS_FOLDER, MANIFEST_NAME
 from finephys.telemetry import read_metrics
+from finephys.training.export import read_history
 
 _TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html"
 _TITLE = "FinePhys: generated clips"
@@ -109,8 +110,13 @@ def _training(output: Path, training: Path | None) -> dict[str, Any] | None:
     # A tenth of the run at either end: the loss of one step is mostly the luck of its noise level.
     share = max(1, len(trained) // 10)
     losses = [float(line["loss"]) for line in trained]
+    # The last is the run itself.
+    runs = read_history(str(training / "pipeline"))
+    before = [run for run in runs[:-1] if run["stage"] == runs[-1]["stage"] and run["validation"]]
     return {
         "steps": int(trained[-1]["step"]),
+        "steps_before": sum(run["steps"] for run in before),
+        "validation_loss_before": float(before[0]["validation"][0]["loss"]) if before else None,
         "first_train_loss": sum(losses[:share]) / share,
         "last_train_loss": sum(losses[-share:]) / share,
         "first_validation_loss": float(validated[0]) if validated else None,
@@ -126,6 +132,8 @@ def _sentence(curve: Mapping[str, Any]) -> str:
             f"On held-out clips with fixed noise the loss went from {curve['first_validation_loss']:.4g} "
             f"to {curve['last_validation_loss']:.4g}. "
         )
+    if curve["validation_loss_before"] is not None:
+        text += f"The {curve['steps_before']} steps before it had begun at {curve['validation_loss_before']:.4g}. "
     return text + (
         f"Training loss, mean of the first and of the last tenth: {curve['first_train_loss']:.4g}, "
         f"{curve['last_train_loss']:.4g}."

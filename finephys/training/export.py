@@ -6,7 +6,8 @@ Units:   none
 
 Weights are the moving average, whole and in half precision, as safetensors. DeepSpeed is not needed: the average lies
 in the checkpoint as plain tensors, and shards of ZeRO-3 are joined on reading. FOLDER/training.json says which run and
-step the folder is of. It is the first file to go and the last to come: with it, the folder is whole.
+step the folder is of, and how the runs that led to it validated. It is the first file to go and the last to come: with
+it, the folder is whole.
 """
 
 import json
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from finephys import __version__
 from finephys.config import TrainConfig, config_hash
 from finephys.data import storage
+from finephys.telemetry import read_metrics
 from finephys.training.checkpoint import Checkpoint, read_average
 from finephys.training.stages import Stage
 
@@ -43,13 +45,40 @@ def export_pipeline(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, u
         module.export(folder)
         halve(folder)
         _index(folder)
+        history = [*read_history(str(folder)), _validations(checkpoint, config)]
         (folder / RECORD).unlink(missing_ok=True)
         record_url = storage.join(url, RECORD)
         if storage.exists(record_url):
             storage.delete_file(record_url)
         storage.delete_folder(url)
         storage.upload_folder(folder, url)
-        storage.write_bytes(record_url, json.dumps(_record(checkpoint, config), indent=1).encode())
+        storage.write_bytes(record_url, json.dumps(_record(checkpoint, config) | {"history": history}).encode())
+
+
+def read_history(url: str | None) -> list[dict[str, Any]]:
+    """The runs that trained the pipeline folder at `url`, the first of them first; [] where that is not known.
+
+    Each is {stage, steps, validation}, the last a list of {step, loss, ...}: its lines of metrics.jsonl on held-out
+    clips.
+    """
+    record_url = None if url is None else storage.join(url, RECORD)
+    if record_url is None or not storage.exists(record_url):
+        return []
+    return list(json.loads(storage.read_bytes(record_url))["history"])
+
+
+def _validations(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:
+    lines = [line for line in read_metrics(config.output) if line["split"] == "validation"]
+    without = ("split", "seconds", "time_s")
+    return {
+        "stage": config.stage,
+        "steps": checkpoint.step,
+        "validation": [
+            {name: value for name, value in line.items() if name not in without}
+            for line in lines
+            if line["step"] <= checkpoint.step
+        ],
+    }
 
 
 def is_exported(checkpoint: Checkpoint, config: TrainConfig, url: str) -> bool:
@@ -57,7 +86,9 @@ def is_exported(checkpoint: Checkpoint, config: TrainConfig, url: str) -> bool:
     record_url = storage.join(url, RECORD)
     if not storage.exists(record_url):
         return False
-    return bool(json.loads(storage.read_bytes(record_url)) == _record(checkpoint, config))
+    record = json.loads(storage.read_bytes(record_url))
+    record.pop("history", None)
+    return bool(record == _record(checkpoint, config))
 
 
 def _record(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:

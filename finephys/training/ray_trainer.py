@@ -41,7 +41,7 @@ from finephys.training.checkpoint import (
 )
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.estimate import CPUS_FOR_DATA
-from finephys.training.export import export_pipeline, is_exported
+from finephys.training.export import export_pipeline, is_exported, read_history
 from finephys.training.loop import Outcome, train
 from finephys.training.page import write_page
 from finephys.training.ray_failures import NoRetryOfRefused, refusing, told_in_one_line
@@ -115,7 +115,8 @@ def run(config: TrainConfig, stage: Stage) -> Outcome:
     newest = latest_checkpoint(config)
     assert newest is not None, "a run that ended without an error wrote a checkpoint"
     storage.delete_folder(_scratch(config))
-    plot_losses(config.output)
+    before = [run for run in read_history(config.init) if run["stage"] == config.stage]
+    plot_losses(config.output, before)
     write_page(config)
     # Last: a run whose pipeline is whole counts as finished.
     export_pipeline(newest, config, stage, pipeline_url)

@@ -89,6 +89,22 @@ def test_training_is_told_as_before_and_after(tmp_path: Path) -> None:
     assert (told["first_train_loss"], told["last_train_loss"]) == (3.0, 1.5)
     assert "-50.0%" in page
     assert "loss.png" not in page
+    assert "before it" not in page
+
+
+def test_training_is_told_with_the_runs_before_it(tmp_path: Path) -> None:
+    training = tmp_path / "run"
+    (training / "pipeline").mkdir(parents=True)
+    (training / "metrics.jsonl").write_text('{"step": 1, "split": "train", "loss": 1.0}\n')
+    runs = [
+        {"stage": "frames", "steps": 7, "validation": [{"step": 0, "loss": 9.0}]},
+        {"stage": "joint", "steps": 200, "validation": [{"step": 0, "loss": 4.5}]},
+        {"stage": "joint", "steps": 700, "validation": [{"step": 0, "loss": 3.0}]},
+        {"stage": "joint", "steps": 1, "validation": []},
+    ]
+    (training / "pipeline" / "training.json").write_text(json.dumps({"history": runs}))
+    page = write_report(tmp_path, [], training=training).read_text()
+    assert "The 900 steps before it had begun at 4.5." in page
 
 
 def test_a_report_without_training_or_clips_is_still_a_page(tmp_path: Path) -> None:

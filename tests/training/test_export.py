@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from finephys.config import TrainConfig, as_json, config_hash
 from finephys.data import storage
 from finephys.training.checkpoint import Checkpoint, list_checkpoints
-from finephys.training.export import RECORD, export_pipeline, is_exported
+from finephys.training.export import RECORD, export_pipeline, is_exported, read_history
 from tests.training.tiny_stage import STAGE, TinyConfig, build, tiny_config
 
 
@@ -61,6 +62,28 @@ def test_an_export_holds_what_it_started_from_and_what_was_trained(config: Train
     assert not is_exported(first, config, url)
 
 
+def test_an_export_tells_how_the_runs_that_led_to_it_validated(config: TrainConfig, tmp_path: Path) -> None:
+    first = replace(config, output=str(tmp_path / "first"))
+    second = replace(config, output=str(tmp_path / "second"), init=str(tmp_path / "first" / "pipeline"))
+    for run, losses in ((first, [4.0, 2.0]), (second, [2.0, 1.0])):
+        checkpoint = _checkpoint(run, 10, 1.0)
+        lines = [
+            {"step": step, "split": "validation", "loss": loss, "seconds": 1.0, "time_s": 1.0}
+            for step, loss in zip((0, 10), losses, strict=True)
+        ]
+        # What an earlier, longer attempt left beyond the checkpoint is not of this export.
+        lines += [{"step": 5, "split": "train", "loss": 9.0}, {"step": 20, "split": "validation", "loss": 9.0}]
+        (Path(run.output) / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        export_pipeline(checkpoint, run, STAGE, str(Path(run.output) / "pipeline"))
+        assert is_exported(checkpoint, run, str(Path(run.output) / "pipeline"))
+    told = read_history(str(tmp_path / "second" / "pipeline"))
+    assert [(run["steps"], [line["loss"] for line in run["validation"]]) for run in told] == [
+        (10, [4.0, 2.0]),
+        (10, [2.0, 1.0]),
+    ]
+    assert read_history(str(tmp_path / "init")) == []
+
+
 @pytest.mark.parametrize("num_files", range(5))
 def test_killed_while_it_copies(
     num_files: int, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,14 +93,14 @@ def test_killed_while_it_copies(
     newest = _checkpoint(config, 20, 2.0)
     real, published = os.replace, []
 
-    def replace(source: Any, target: Any) -> None:
+    def publish(source: Any, target: Any) -> None:
         if len(published) == num_files:
             raise _Killed
         real(source, target)
         published.append(target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", replace)
+        patch.setattr(os, "replace", publish)
         with pytest.raises(_Killed):
             export_pipeline(newest, config, STAGE, url)
     assert not is_exported(newest, config, url)
