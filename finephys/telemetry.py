@@ -20,6 +20,8 @@ import numpy as np
 
 from finephys.data import storage
 
+# Beside the weights of an exported pipeline folder.
+RECORD = "training.json"
 METRICS_NAME = "metrics.jsonl"
 
 
@@ -107,10 +109,22 @@ def read_metrics(output: str) -> list[dict[str, Any]]:
     return lines
 
 
+def read_history(url: str | None) -> list[dict[str, Any]]:
+    """The runs that trained the pipeline folder at `url`, the first of them first; [] where that is not known.
+
+    Each is {stage, steps, validation}, the last a list of {step, loss, ...}: its lines of metrics.jsonl on held-out
+    clips.
+    """
+    record_url = None if url is None else storage.join(url, RECORD)
+    if record_url is None or not storage.exists(record_url):
+        return []
+    return list(json.loads(storage.read_bytes(record_url))["history"])
+
+
 def plot_losses(output: str, before: Sequence[Mapping[str, Any]] = ()) -> None:
     """Draw OUTPUT/loss.png: the minimised loss of each step, its running median, and validation.
 
-    before: the runs that this one goes on from (finephys.training.export.read_history); their validation comes first.
+    before: the runs that this one goes on from (read_history); their validation comes first.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

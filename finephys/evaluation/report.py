@@ -17,8 +17,7 @@ import jinja2
 
 from finephys.evaluation.video import MEASURES
 from finephys.generation.manifest import CLIPS_FOLDER, MANIFEST_NAME
-from finephys.telemetry import read_metrics
-from finephys.training.export import read_history
+from finephys.telemetry import read_history, read_metrics
 
 _TEMPLATE = Path(__file__).parent.parent / "assets" / "report.html"
 _TITLE = "FinePhys: generated clips"

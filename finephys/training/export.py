@@ -22,11 +22,9 @@ from safetensors.torch import save_file
 from finephys import __version__
 from finephys.config import TrainConfig, config_hash
 from finephys.data import storage
-from finephys.telemetry import read_metrics
+from finephys.telemetry import RECORD, read_history, read_metrics
 from finephys.training.checkpoint import Checkpoint, read_average
 from finephys.training.stages import Stage
-
-RECORD = "training.json"
 
 
 def export_pipeline(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, url: str) -> None:
@@ -53,18 +51,6 @@ def export_pipeline(checkpoint: Checkpoint, config: TrainConfig, stage: Stage, u
         storage.delete_folder(url)
         storage.upload_folder(folder, url)
         storage.write_bytes(record_url, json.dumps(_record(checkpoint, config) | {"history": history}).encode())
-
-
-def read_history(url: str | None) -> list[dict[str, Any]]:
-    """The runs that trained the pipeline folder at `url`, the first of them first; [] where that is not known.
-
-    Each is {stage, steps, validation}, the last a list of {step, loss, ...}: its lines of metrics.jsonl on held-out
-    clips.
-    """
-    record_url = None if url is None else storage.join(url, RECORD)
-    if record_url is None or not storage.exists(record_url):
-        return []
-    return list(json.loads(storage.read_bytes(record_url))["history"])
 
 
 def _validations(checkpoint: Checkpoint, config: TrainConfig) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from finephys.config import TrainConfig
 from finephys.data import storage
 from finephys.data.index import ClipIndex, index_clips
 from finephys.data.rows import collect_rows
-from finephys.telemetry import MetricsLog, TensorBoardLog, plot_losses, read_metrics
+from finephys.telemetry import MetricsLog, TensorBoardLog, plot_losses, read_history, read_metrics
 from finephys.training import batches as ordering
 from finephys.training import ray_rows
 from finephys.training.checkpoint import (
@@ -41,7 +41,7 @@ from finephys.training.checkpoint import (
 )
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.estimate import CPUS_FOR_DATA
-from finephys.training.export import export_pipeline, is_exported, read_history
+from finephys.training.export import export_pipeline, is_exported
 from finephys.training.loop import Outcome, train
 from finephys.training.page import write_page
 from finephys.training.ray_failures import NoRetryOfRefused, refusing, told_in_one_line

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from finephys.config import TrainConfig, as_json, config_hash
 from finephys.data import storage
+from finephys.telemetry import RECORD, read_history
 from finephys.training.checkpoint import Checkpoint, list_checkpoints
-from finephys.training.export import RECORD, export_pipeline, is_exported, read_history
+from finephys.training.export import export_pipeline, is_exported
 from tests.training.tiny_stage import STAGE, TinyConfig, build, tiny_config
 
 
