@@ -18,6 +18,7 @@ from itertools import islice
 
 import numpy as np
 import ray
+from tqdm import tqdm
 
 from finephys.config import TrainConfig
 from finephys.data import pipeline, storage
@@ -47,11 +48,15 @@ def held_rows(config: TrainConfig, stage: Stage, index: ClipIndex, name: str) ->
     """
     started = time.perf_counter()
     blocks, table = [], []
-    for block in clip_rows(config, stage, index).iter_batches(batch_size=None, batch_format="pyarrow"):
-        table += block.select(["clip_id", "error"]).to_pylist()
-        blocks.append(ray.put(block))
-    rows = ray.data.from_arrow_refs(blocks)
     clip_ids = index.clip_ids
+    # In a log file a line every half minute.
+    seconds = 1.0 if sys.stderr.isatty() else 30.0
+    with tqdm(total=len(clip_ids), desc=f"{name} rows", unit="clip", mininterval=seconds) as bar:
+        for block in clip_rows(config, stage, index).iter_batches(batch_size=None, batch_format="pyarrow"):
+            table += block.select(["clip_id", "error"]).to_pylist()
+            blocks.append(ray.put(block))
+            bar.update(len(block))
+    rows = ray.data.from_arrow_refs(blocks)
     assert sorted(row["clip_id"] for row in table) == list(clip_ids), "a clip was lost or doubled on its way"
     failed = [row for row in table if row["error"] is not None]
     print(
