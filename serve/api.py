@@ -151,7 +151,7 @@ def _add_videos(
         if is_new:
             metrics.count("jobs_accepted_total")
             dispatcher.poke()
-        return _video_response(video)
+        return _video_response(video, dispatcher.next_look_s(video.id))
 
     @api.get("/v1/videos", responses=_only(401, 403, 422, 429))
     def list_videos(
@@ -180,7 +180,7 @@ def _add_videos(
         # The most frequent call by far. Three small files of this machine are read in less time than a thread takes to
         # be woken where workers have the cores; a bucket takes its time.
         job = found(video_id, client) if is_local(journal.url) else await asyncio.to_thread(found, video_id, client)
-        return _video_response(video_of(job), is_behind_others=dispatcher.is_behind_others(job.id))
+        return _video_response(video_of(job), dispatcher.next_look_s(job.id))
 
     @api.get(
         "/v1/videos/{video_id}/content",
@@ -327,11 +327,10 @@ def _json_object(body: bytes) -> dict[str, Any]:
     return plain
 
 
-def _video_response(video: Video, is_behind_others: bool = False) -> JSONResponse:
+def _video_response(video: Video, next_look_s: float) -> JSONResponse:
     is_open = video.status in ("queued", "in_progress")
-    # OpenAI's clients wait so long between two looks: longer where nothing can happen soon, since each look takes time
-    # from the workers where they share the cores.
-    headers = {"openai-poll-after-ms": "2000" if is_behind_others else "500"} if is_open else {}
+    # OpenAI's clients wait so long between two looks.
+    headers = {"openai-poll-after-ms": f"{1000 * next_look_s:.0f}"} if is_open else {}
     return JSONResponse(video.model_dump(mode="json", by_alias=True), headers=headers)
 
 

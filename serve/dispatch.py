@@ -28,6 +28,9 @@ Batch = list[tuple[str, int]]
 _PAUSE_S = 0.5
 # Between two looks into the journal, however often something is new: a look reads names of all open jobs.
 _REST_S = 0.05
+# Whoever asks for a job is told to ask again so soon at the earliest and at the latest: each look takes time from the
+# workers where they share the cores.
+_SOON_S, _LATE_S = 1.0, 30.0
 
 
 class Dispatcher:
@@ -46,14 +49,24 @@ class Dispatcher:
         # What the last look found, less what was handed out since, and when that was.
         self._free: list[Job] = []
         self._looked_at = -math.inf
+        # How long a worker took for the last batch.
+        self._batch_s = 2 * _SOON_S
 
     def poke(self) -> None:
         """There may be something new."""
         self._poke.set()
 
-    def is_behind_others(self, job_id: str) -> bool:
-        """Whether this job was seen waiting when all workers had something to do."""
-        return any(job.id == job_id for job in self._free)
+    def next_look_s(self, job_id: str) -> float:
+        """Seconds until whoever asked for this open job had better ask again.
+
+        Half of what it still has to wait, if all goes on as it did, so that its end is seen late by as much at most.
+        """
+        num_turns = 0.0
+        for place, job in enumerate(self._free):
+            if job.id == job_id:
+                # What was handed out already goes first.
+                num_turns = 1 + place / (self.settings.max_workers * self.settings.batch_limit)
+        return min(_LATE_S, max(_SOON_S, num_turns * self._batch_s / 2))
 
     async def run(self) -> None:
         """Hand out work for ever."""
@@ -113,8 +126,12 @@ class Dispatcher:
         return {job_id for batch in self._out.values() for job_id, _ in batch}
 
     async def _send(self, batch: Batch) -> None:
+        started_s, num_before = time.monotonic(), len(self._out) - 1
         try:
             await self.send(batch)
+            # It waited first where its worker had something in hand.
+            num_turns = 1 + num_before // self.settings.max_workers
+            self._batch_s = (time.monotonic() - started_s) / num_turns
         except Exception as error:
             log.warning("a worker was lost with %d jobs: %s", len(batch), str(error).splitlines()[:1])
             await asyncio.sleep(_PAUSE_S)

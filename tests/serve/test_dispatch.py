@@ -1,0 +1,61 @@
+"""When whoever asked for a job is told to ask again."""
+
+import asyncio
+import time
+
+import pytest
+
+from finephys.data import storage
+from serve import dispatch
+from serve.dispatch import Batch, Dispatcher
+from serve.journal import Journal
+from serve.metrics import Metrics
+from serve.settings import Settings
+
+TURN_S = 0.4
+
+
+def test_a_client_looks_again_after_half_of_what_is_left(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers that take TURN_S for a job of their queue, which holds one more than they have in hand."""
+    monkeypatch.setattr(dispatch, "_SOON_S", 0.01)
+    settings = settings.model_copy(update={"max_workers": 2})
+    journal = Journal(settings.journal, lease_s=60)
+
+    async def watch() -> tuple[list[float], float, list[str]]:
+        workers, done = asyncio.Semaphore(2), asyncio.Queue[str]()
+
+        async def send(batch: Batch) -> None:
+            async with workers:
+                await asyncio.sleep(TURN_S if batch else 0)
+                for job_id, attempt in batch:
+                    claim = journal.claim(job_id, attempt, "test")
+                    assert claim is not None
+                    journal.complete(claim, b"mp4", shown={}, seconds_by_hop={})
+                    await done.put(job_id)
+
+        dispatcher = Dispatcher(settings, journal, Metrics(on_ray=False), send)
+        ids = [journal.submit("ada", {"prompt": "", "seed": seed}, {})[0].id for seed in range(12)]
+        running = asyncio.create_task(dispatcher.run())
+        # The first two took a turn, the two behind them two.
+        ended = [await done.get() for _ in range(4)]
+        await asyncio.sleep(TURN_S / 4)
+        asked_s = time.monotonic()
+        told_s = [dispatcher.next_look_s(job_id) for job_id in ids]
+        ended += [await done.get() for _ in range(8)]
+        left_s = time.monotonic() - asked_s
+        running.cancel()
+        return told_s, left_s, ended
+
+    told_s, left_s, ended = asyncio.run(watch())
+    assert sorted(ended) == sorted(storage_names(journal))
+    # Four have ended, four are handed out, four are seen to wait for one turn and more.
+    assert told_s[:8] == [0.01] * 8
+    assert sorted(told_s[8:]) == told_s[8:]
+    assert told_s[8] > 0.3 * TURN_S
+    assert 0.3 * left_s < told_s[-1] < 0.7 * left_s
+
+
+def storage_names(journal: Journal) -> list[str]:
+    """Ids of the jobs that have a video."""
+    videos = storage.list_files(storage.join(journal.url, "videos"), ".mp4")
+    return [url.rpartition("/")[2].removesuffix(".mp4") for url in videos]
