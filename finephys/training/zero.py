@@ -21,6 +21,9 @@ from finephys.config import TrainConfig
 from finephys.training.stages import Batch
 
 CHECKPOINT_TAG = "engine"
+# Gradients that are reduced together, as in torch's DDP. DeepSpeed's own 500 million elements hold the gradients of a
+# model of this size whole, on top of their shares.
+REDUCED_AT_ONCE_BYTES = 25 * 2**20
 
 
 class Engine:
@@ -217,7 +220,11 @@ class Engine:
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """DeepSpeed's own configuration for a run."""
-    zero: dict[str, Any] = {"stage": config.zero.stage}
+    bytes_per_element = 2 if config.zero.precision == "bfloat16" else 4
+    zero: dict[str, Any] = {
+        "stage": config.zero.stage,
+        "reduce_bucket_size": REDUCED_AT_ONCE_BYTES // bytes_per_element,
+    }
     if config.zero.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     return {

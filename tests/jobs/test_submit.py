@@ -1,7 +1,6 @@
 """`ray job submit -- python jobs/train.py` against a running head with token authentication, as on a cluster."""
 
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -18,7 +17,7 @@ from finephys.telemetry import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
-STEPS = 2
+STEPS = 40
 
 
 def _free_port() -> int:
@@ -80,24 +79,48 @@ def _ray_job(address: str, environment: dict[str, str], *arguments: str) -> subp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
 
 
+def _training(output: Path, steps: int) -> list[str]:
+    return [
+        "--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".", "--",
+        "python", "jobs/train.py", "demo", "--stage", "vae", "--init", "None", "--steps", str(steps), "--batch-size",
+        "1", "--checkpoint-every", "1", "--rows.train-clips", "8", "--rows.validation-clips", "2",
+        "--output", str(output),
+    ]  # fmt: skip
+
+
 @pytest.mark.ray
 @pytest.mark.timeout(400)
 def test_a_submitted_training_runs_on_the_cluster(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
     address, environment = head
     output = tmp_path / "run"
-    training = ["python", "jobs/train.py", "demo", "--stage", "vae", "--init", "None", "--steps", str(STEPS)]
-    training += ["--output", str(output), "--batch-size", "1"]
-    training += ["--rows.train-clips", "8", "--rows.validation-clips", "2"]
-    where = ["--runtime-env", "jobs/runtime_env.yaml", "--working-dir", "."]
-    submitted = _ray_job(address, environment, "submit", "--submission-id", "train-1", *where, "--", *training)
-    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
-    assert re.search(r"2 of 2 steps, finished", submitted.stdout), submitted.stdout[-3000:]
 
-    status = _ray_job(address, environment, "status", "train-1")
-    assert "succeeded" in status.stdout
-    assert [line["step"] for line in read_metrics(str(output)) if line["split"] == "train"] == [1, 2]
+    def job(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return _ray_job(address, environment, *arguments)
+
+    # Let go of, looked after, and stopped in the middle ...
+    submitted = job("submit", "--submission-id", "train-1", "--no-wait", *_training(output, STEPS))
+    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
+    deadline = time.monotonic() + 150
+    while len(list((output / "checkpoints").glob("*/checkpoint.json"))) < 2:
+        assert time.monotonic() < deadline, job("logs", "train-1").stdout[-3000:]
+        time.sleep(0.1)
+    assert "running" in job("status", "train-1").stdout.lower()
+    stopped = job("stop", "train-1")
+    assert "successfully stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+    assert "stopped" in job("status", "train-1").stdout.lower()
+    assert "rows: 8 clips = 8 + 0 failed" in job("logs", "train-1").stdout
+    assert not (output / "pipeline").exists()
+
+    # ... and taken up again by the same command.
+    submitted = job("submit", "--submission-id", "train-2", *_training(output, STEPS))
+    assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
+    assert "finephys: continuing " in submitted.stdout
+    assert f"{STEPS} of {STEPS} steps, finished" in submitted.stdout
+    assert "succeeded" in job("status", "train-2").stdout
+    trained = [line["step"] for line in read_metrics(str(output)) if line["split"] == "train"]
+    assert trained == [*range(1, STEPS + 1)]
     assert (output / "pipeline" / "vae" / "config.json").is_file()
 
     stranger = {name: value for name, value in environment.items() if name != "RAY_AUTH_TOKEN_PATH"}
     stranger["RAY_AUTH_TOKEN"] = "not the token"
-    assert _ray_job(address, stranger, "status", "train-1").returncode != 0
+    assert _ray_job(address, stranger, "status", "train-2").returncode != 0

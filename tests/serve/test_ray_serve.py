@@ -97,3 +97,32 @@ def test_killed_workers_and_a_killed_controller_lose_nothing(service: LocalServi
     # HTTP was there all the time or is again, and the controller too.
     _until(lambda: service.processes(CONTROLLER), "controller")
     assert client.call("GET", f"/v1/videos/{more[0]}")[1]["status"] == "completed"
+
+
+def test_a_service_that_is_told_to_stop_finishes_what_is_in_hand(service: LocalService, client: Client) -> None:
+    in_hand = _post(client, {**SLOW, "motion": 7})
+    claims = service.folder / "journal" / "claims"
+    _until(lambda: list(claims.rglob(f"*{in_hand}*")), "claim")
+    service.stop()
+    assert not service.processes()
+    ended = _ended(service)[in_hand]
+    assert (ended["status"], ended["attempt"]) == ("completed", 1)
+    service.start()
+    service.wait_until_ready()
+    # The old connection ended with the old process.
+    assert Client(service, "ada").call("GET", f"/v1/videos/{in_hand}/content")[0] == 200
+
+
+def test_a_machine_that_dies_loses_nothing_and_makes_nothing_twice(service: LocalService, client: Client) -> None:
+    ids = [_post(client, {**REQUEST, "seed": seed, "motion": 2}) for seed in range(30)]
+    ids += [_post(client, {**SLOW, "motion": 3})]
+    _until(lambda: len(set(ids) & set(_videos(service))) > 5, "video")
+    service.kill()
+    made = {one: written_ns for one, written_ns in _videos(service).items() if one in ids}
+    assert len(made) < len(ids)
+    service.start()
+    service.wait_until_ready()
+    _all_end(service, ids)
+    # None was made again, not even one that was published and not yet said to be done.
+    assert {one: written_ns for one, written_ns in _videos(service).items() if one in made} == made
+    assert Client(service, "ada").call("GET", f"/v1/videos/{ids[0]}/content")[0] == 200
