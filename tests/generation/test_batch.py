@@ -20,6 +20,7 @@ from finephys.data.video import decode_video
 from finephys.generation.batch import BatchSettings, GenerateClip, item_of, plan_tasks, watched
 from finephys.generation.table import staged_table
 from tests.generation.conftest import NUM_CLIPS
+from tests.simulated_nodes import SimulatedNodes
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,16 +49,56 @@ def _wait_for(condition, what: str, timeout_s: float = 120) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.ray
-def test_killed_actors_and_drivers_change_nothing(tiny_pipeline: Path, driving_data: Path, tmp_path: Path) -> None:
-    recipe = ("--looks-per-clip", "3", "--clips-per-class", "9", "--num-frames", "8")
-    whole = _run(tiny_pipeline, driving_data, tmp_path / "whole", *recipe)
-    assert whole.returncode == 0, whole.stderr
+RECIPE = ("--looks-per-clip", "3", "--clips-per-class", "9", "--num-frames", "8")
 
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_pipeline: Path, driving_data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Hashes of what RECIPE gives when nobody is killed."""
+    output = tmp_path_factory.mktemp("undisturbed") / "output"
+    whole = _run(tiny_pipeline, driving_data, output, *RECIPE)
+    assert whole.returncode == 0, whole.stderr
+    return _hashes(output)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_a_killed_node_changes_nothing(
+    tiny_pipeline: Path,
+    driving_data: Path,
+    undisturbed: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A killed node is missed after seconds, not half a minute.
+    monkeypatch.setenv("RAY_health_check_period_ms", "1000")
+    nodes = SimulatedNodes(num_cpus=3)
+    output = tmp_path / "output"
+    parts = output / "parts"
+    try:
+        driver = subprocess.Popen(
+            _command(tiny_pipeline, driving_data, output, *RECIPE, "--min-actors", "2", "--max-actors", "2"),
+            cwd=ROOT, env={**os.environ, "RAY_ADDRESS": nodes.cluster.address}, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        )  # fmt: skip
+        _wait_for(lambda: len(list(parts.glob("*.parquet"))) >= 2 or driver.poll() is not None, "clip")
+        nodes.kill_node_of(nodes.processes("GenerateClip")[0])
+        assert len(list(parts.glob("*.parquet"))) < 3 * NUM_CLIPS
+        said, _ = driver.communicate(timeout=240)
+    finally:
+        nodes.cluster.shutdown()
+    assert driver.returncode == 0, said
+    assert _hashes(output) == undisturbed
+
+
+@pytest.mark.ray
+def test_killed_actors_and_drivers_change_nothing(
+    tiny_pipeline: Path, driving_data: Path, undisturbed: dict[str, str], tmp_path: Path
+) -> None:
     output = tmp_path / "killed"
     parts = output / "parts"
     driver = subprocess.Popen(
-        _command(tiny_pipeline, driving_data, output, *recipe),
+        _command(tiny_pipeline, driving_data, output, *RECIPE),
         cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -76,9 +117,9 @@ def test_killed_actors_and_drivers_change_nothing(tiny_pipeline: Path, driving_d
     driver.wait()
     assert not (output / "manifest.jsonl").exists()
 
-    again = _run(tiny_pipeline, driving_data, output, *recipe)
+    again = _run(tiny_pipeline, driving_data, output, *RECIPE)
     assert again.returncode == 0, again.stderr
-    assert _hashes(output) == _hashes(tmp_path / "whole")
+    assert _hashes(output) == undisturbed
 
     # Complete and unique, and a record like any other: its ground truth is what was drawn.
     entries = [json.loads(line) for line in (output / "manifest.jsonl").read_text().splitlines()]
@@ -92,8 +133,8 @@ def test_killed_actors_and_drivers_change_nothing(tiny_pipeline: Path, driving_d
         assert clip.fps == pytest.approx(30 * 7 / 19)
 
     # Nothing is left to do, and another batch does not mix with this one.
-    assert _run(tiny_pipeline, driving_data, output, *recipe).returncode == 0
-    assert _hashes(output) == _hashes(tmp_path / "whole")
+    assert _run(tiny_pipeline, driving_data, output, *RECIPE).returncode == 0
+    assert _hashes(output) == undisturbed
     other = _run(tiny_pipeline, driving_data, output, "--looks-per-clip", "2")
     assert other.returncode == 2
     assert "is of another batch" in other.stderr

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from safetensors.numpy import load
 
@@ -19,6 +18,7 @@ from finephys.diffusion.vae import VAEConfig, build_vae
 from finephys.telemetry import read_metrics
 from finephys.training.checkpoint import list_checkpoints
 from tests.data.faulty_proxy import FaultyProxy, faulty_s3
+from tests.simulated_nodes import SimulatedNodes
 from tests.training.made_clips import make_clip
 
 ROOT = Path(__file__).parents[2]
@@ -32,47 +32,12 @@ def proxy() -> Iterator[FaultyProxy]:
         yield proxy
 
 
-class SimulatedNodes:
-    """A head that works on nothing, two nodes that hold a run each, and how to find what Ray started on them."""
-
-    def __init__(self) -> None:
-        from ray.cluster_utils import Cluster
-
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-        self.add_node()
-        self.add_node()
-
-    def add_node(self) -> None:
-        self.cluster.add_node(num_cpus=6, object_store_memory=200 * 2**20)
-
-    def processes(self, name: str) -> list[psutil.Process]:
-        """What runs on the nodes under a title that holds `name`."""
-        found = []
-        for node in self.cluster.list_all_nodes():
-            (raylet,) = node.all_processes["raylet"]
-            for child in psutil.Process(raylet.process.pid).children():
-                try:
-                    if name in " ".join(child.cmdline()):
-                        found.append(child)
-                except psutil.NoSuchProcess:
-                    continue
-        return found
-
-    def kill_node_of(self, process: psutil.Process) -> None:
-        for node in self.cluster.list_all_nodes():
-            (raylet,) = node.all_processes["raylet"]
-            if process.ppid() == raylet.process.pid:
-                self.cluster.remove_node(node, allow_graceful=False)
-                return
-        raise AssertionError(f"{process} is on no node")
-
-
 @pytest.fixture(scope="module")
 def nodes(proxy: FaultyProxy) -> Iterator[SimulatedNodes]:
     with pytest.MonkeyPatch.context() as patch:
         # A killed node is missed after seconds, not half a minute.
         patch.setenv("RAY_health_check_period_ms", "1000")
-        nodes = SimulatedNodes()
+        nodes = SimulatedNodes(num_cpus=6)
         yield nodes
         nodes.cluster.shutdown()
 
