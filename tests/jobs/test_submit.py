@@ -17,7 +17,7 @@ from finephys.telemetry import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
-STEPS = 40
+STEPS = 24
 
 
 def _free_port() -> int:
