@@ -47,7 +47,13 @@ def app(settings: Settings) -> Application:
             downscale_to_zero_delay_s=settings.idle_seconds,
         ),
         graceful_shutdown_timeout_s=settings.drain_seconds,
-        ray_actor_options={"num_cpus": settings.cpus_per_worker, "num_gpus": settings.gpus_per_worker},
+        ray_actor_options={
+            "num_cpus": settings.cpus_per_worker,
+            "num_gpus": settings.gpus_per_worker,
+            # The thread that generates then has the process's own heap, which keeps what is freed (keep_freed_memory);
+            # a thread's heap gives its last 64 MB back whatever one says.
+            "runtime_env": {"env_vars": {"MALLOC_ARENA_MAX": "1"}},
+        },
     ).bind(plain)
     return Ingress.bind(plain, workers)
 
