@@ -17,7 +17,7 @@ from finephys.telemetry import read_metrics
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent
-STEPS = 24
+STEPS = 16
 
 
 def _free_port() -> int:
@@ -104,7 +104,6 @@ def test_a_submitted_training_runs_on_the_cluster(head: tuple[str, dict[str, str
     while len(list((output / "checkpoints").glob("*/checkpoint.json"))) < 2:
         assert time.monotonic() < deadline, job("logs", "train-1").stdout[-3000:]
         time.sleep(0.1)
-    assert "running" in job("status", "train-1").stdout.lower()
     stopped = job("stop", "train-1")
     assert "was stopped" in stopped.stdout, stopped.stdout + stopped.stderr
     assert "stopped" in job("status", "train-1").stdout.lower()
