@@ -3,14 +3,15 @@
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from finephys.telemetry import read_metrics
@@ -64,8 +65,12 @@ def head(tmp_path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             assert time.monotonic() < deadline, "the head takes no jobs"
         yield address, environment
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
+        # Told to end, it takes half a minute.
+        family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(family, timeout=60)
         shutil.rmtree(folder, ignore_errors=True)
 
 
