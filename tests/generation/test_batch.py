@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pytest
 
@@ -62,8 +61,8 @@ def undisturbed(tiny_pipeline: Path, driving_data: Path, tmp_path_factory: pytes
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(400)
-def test_a_killed_node_changes_nothing(
+@pytest.mark.timeout(500)
+def test_whoever_is_killed_the_output_is_the_same(
     tiny_pipeline: Path,
     driving_data: Path,
     undisturbed: dict[str, str],
@@ -73,51 +72,30 @@ def test_a_killed_node_changes_nothing(
     # A killed node is missed after seconds, not half a minute.
     monkeypatch.setenv("RAY_health_check_period_ms", "1000")
     nodes = SimulatedNodes(num_cpus=3)
-    output = tmp_path / "output"
-    parts = output / "parts"
+    monkeypatch.setenv("RAY_ADDRESS", nodes.cluster.address)
+    output = tmp_path / "killed"
+
+    def wait_for_clips(num_clips: int) -> None:
+        parts = output / "parts"
+        wanted = len(list(parts.glob("*.parquet"))) + num_clips
+        _wait_for(lambda: len(list(parts.glob("*.parquet"))) >= wanted, "clip")
+
     try:
         driver = subprocess.Popen(
             _command(tiny_pipeline, driving_data, output, *RECIPE, "--min-actors", "2", "--max-actors", "2"),
-            cwd=ROOT, env={**os.environ, "RAY_ADDRESS": nodes.cluster.address}, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, start_new_session=True,
+            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
-        _wait_for(lambda: len(list(parts.glob("*.parquet"))) >= 2 or driver.poll() is not None, "clip")
+        wait_for_clips(2)
+        nodes.processes("GenerateClip")[0].kill()
+        wait_for_clips(2)
         nodes.kill_node_of(nodes.processes("GenerateClip")[0])
-        assert len(list(parts.glob("*.parquet"))) < 3 * NUM_CLIPS
-        said, _ = driver.communicate(timeout=240)
+        wait_for_clips(1)
+        os.killpg(driver.pid, signal.SIGKILL)
+        driver.wait()
+        assert not (output / "manifest.jsonl").exists()
+        again = _run(tiny_pipeline, driving_data, output, *RECIPE)
     finally:
         nodes.cluster.shutdown()
-    assert driver.returncode == 0, said
-    assert _hashes(output) == undisturbed
-
-
-@pytest.mark.ray
-def test_killed_actors_and_drivers_change_nothing(
-    tiny_pipeline: Path, driving_data: Path, undisturbed: dict[str, str], tmp_path: Path
-) -> None:
-    output = tmp_path / "killed"
-    parts = output / "parts"
-    driver = subprocess.Popen(
-        _command(tiny_pipeline, driving_data, output, *RECIPE),
-        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
-    try:
-        _wait_for(lambda: len(list(parts.glob("*.parquet"))) >= 2, "clip")
-        family = psutil.Process(driver.pid).children(recursive=True)
-        actors = [one for one in family if "GenerateClip" in " ".join(one.cmdline())]
-        assert actors
-        actors[0].kill()
-        before = len(list(parts.glob("*.parquet")))
-        _wait_for(lambda: len(list(parts.glob("*.parquet"))) > before + 1, "clip after an actor died")
-    finally:
-        os.killpg(driver.pid, signal.SIGKILL)
-        for process in psutil.process_iter(["cmdline"]):
-            if str(output) in " ".join(process.info["cmdline"] or ()):
-                process.kill()
-    driver.wait()
-    assert not (output / "manifest.jsonl").exists()
-
-    again = _run(tiny_pipeline, driving_data, output, *RECIPE)
     assert again.returncode == 0, again.stderr
     assert _hashes(output) == undisturbed
 
