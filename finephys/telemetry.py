@@ -118,7 +118,8 @@ def read_history(url: str | None) -> list[dict[str, Any]]:
     record_url = None if url is None else storage.join(url, RECORD)
     if record_url is None or not storage.exists(record_url):
         return []
-    return list(json.loads(storage.read_bytes(record_url))["history"])
+    # Folders of before there was a history have none.
+    return list(json.loads(storage.read_bytes(record_url)).get("history", []))
 
 
 def plot_losses(output: str, before: Sequence[Mapping[str, Any]] = ()) -> None:

@@ -59,14 +59,13 @@ class Dispatcher:
     def next_look_s(self, job_id: str) -> float:
         """Seconds until whoever asked for this open job had better ask again.
 
-        Half of what it still has to wait, if all goes on as it did, so that its end is seen late by as much at most.
+        Half of what it still has to wait, if all goes on as it did, so that its end is seen late by as much at most;
+        _SOON_S where it was handed out. A batch that had to wait until its worker was started counts as a long one.
         """
-        num_turns = 0.0
-        for place, job in enumerate(self._free):
-            if job.id == job_id:
-                # What was handed out already goes first.
-                num_turns = 1 + place / (self.settings.max_workers * self.settings.batch_limit)
-        return min(_LATE_S, max(_SOON_S, num_turns * self._batch_s / 2))
+        per_turn = self.settings.max_workers * self.settings.batch_limit
+        # What was handed out already goes first.
+        turns = (1 + place / per_turn for place, job in enumerate(self._free) if job.id == job_id)
+        return min(_LATE_S, max(_SOON_S, next(turns, 0.0) * self._batch_s / 2))
 
     async def run(self) -> None:
         """Hand out work for ever."""

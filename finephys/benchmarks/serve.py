@@ -52,7 +52,7 @@ _SPAWN = multiprocessing.get_context("spawn")
 
 
 def measure() -> list[Figure]:
-    """All figures, in about nine minutes on two idle cores."""
+    """All figures, in about a quarter of an hour on two cores."""
     with tempfile.TemporaryDirectory(prefix="finephys-benchmark-") as scratch:
         folder = Path(scratch)
         one = [served_rate(_made(folder / "one"), num_workers=1)[0]]

@@ -31,6 +31,11 @@ from finephys.training.stages import Stage
 GROUPS_A_PASS = 256
 
 
+def seconds_between_looks() -> float:
+    """How often a bar on stderr moves; in a log file it is a line every half minute."""
+    return 1.0 if sys.stderr.isatty() else 30.0
+
+
 def clip_rows(config: TrainConfig, stage: Stage, index: ClipIndex, num_streams: int = 1) -> ray.data.Dataset:
     """The rows of the clips `index`, in its order; num_streams: such chains that share the run's actors."""
     if stage.rows == "features":
@@ -49,9 +54,7 @@ def held_rows(config: TrainConfig, stage: Stage, index: ClipIndex, name: str) ->
     started = time.perf_counter()
     blocks, table = [], []
     clip_ids = index.clip_ids
-    # In a log file a line every half minute.
-    seconds = 1.0 if sys.stderr.isatty() else 30.0
-    with tqdm(total=len(clip_ids), desc=f"{name} rows", unit="clip", mininterval=seconds) as bar:
+    with tqdm(total=len(clip_ids), desc=f"{name} rows", unit="clip", mininterval=seconds_between_looks()) as bar:
         for block in clip_rows(config, stage, index).iter_batches(batch_size=None, batch_format="pyarrow"):
             table += block.select(["clip_id", "error"]).to_pylist()
             blocks.append(ray.put(block))

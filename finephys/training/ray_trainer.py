@@ -232,9 +232,9 @@ def _scratch(config: TrainConfig) -> str:
 
 @contextmanager
 def _progress(config: TrainConfig, first_step: int) -> Iterator[None]:
-    """A bar on the driver's stderr that follows the metrics file; in a log file, a line every half minute."""
+    """A bar on the driver's stderr that follows the metrics file."""
     is_done = threading.Event()
-    seconds = 1.0 if sys.stderr.isatty() else 30.0
+    seconds = ray_rows.seconds_between_looks()
 
     def follow() -> None:
         with tqdm(total=config.steps, initial=first_step, desc=config.stage, unit="step", mininterval=0) as bar:

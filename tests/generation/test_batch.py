@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -80,21 +78,22 @@ def test_whoever_is_killed_the_output_is_the_same(
         wanted = len(list(parts.glob("*.parquet"))) + num_clips
         _wait_for(lambda: len(list(parts.glob("*.parquet"))) >= wanted, "clip")
 
+    driver = subprocess.Popen(
+        _command(tiny_pipeline, driving_data, output, *RECIPE, "--min-actors", "2", "--max-actors", "2"),
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
     try:
-        driver = subprocess.Popen(
-            _command(tiny_pipeline, driving_data, output, *RECIPE, "--min-actors", "2", "--max-actors", "2"),
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
         wait_for_clips(2)
         nodes.processes("GenerateClip")[0].kill()
         wait_for_clips(2)
         nodes.kill_node_of(nodes.processes("GenerateClip")[0])
         wait_for_clips(1)
-        os.killpg(driver.pid, signal.SIGKILL)
+        driver.kill()
         driver.wait()
         assert not (output / "manifest.jsonl").exists()
         again = _run(tiny_pipeline, driving_data, output, *RECIPE)
     finally:
+        driver.kill()
         nodes.cluster.shutdown()
     assert again.returncode == 0, again.stderr
     assert _hashes(output) == undisturbed

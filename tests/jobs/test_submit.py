@@ -84,10 +84,10 @@ def _ray_job(address: str, environment: dict[str, str], *arguments: str) -> subp
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=200)
 
 
-def _training(output: Path, steps: int) -> list[str]:
+def _training(output: Path) -> list[str]:
     return [
         "--runtime-env", "jobs/runtime_env.yaml", "--working-dir", ".", "--",
-        "python", "jobs/train.py", "demo", "--stage", "vae", "--init", "None", "--steps", str(steps), "--batch-size",
+        "python", "jobs/train.py", "demo", "--stage", "vae", "--init", "None", "--steps", str(STEPS), "--batch-size",
         "1", "--checkpoint-every", "1", "--rows.train-clips", "8", "--rows.validation-clips", "2",
         "--output", str(output),
     ]  # fmt: skip
@@ -103,7 +103,7 @@ def test_a_submitted_training_runs_on_the_cluster(head: tuple[str, dict[str, str
         return _ray_job(address, environment, *arguments)
 
     # Let go of, looked after, and stopped in the middle ...
-    submitted = job("submit", "--submission-id", "train-1", "--no-wait", *_training(output, STEPS))
+    submitted = job("submit", "--submission-id", "train-1", "--no-wait", *_training(output))
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     deadline = time.monotonic() + 150
     while len(list((output / "checkpoints").glob("*/checkpoint.json"))) < 2:
@@ -116,7 +116,7 @@ def test_a_submitted_training_runs_on_the_cluster(head: tuple[str, dict[str, str
     assert not (output / "pipeline").exists()
 
     # ... and taken up again by the same command.
-    submitted = job("submit", "--submission-id", "train-2", *_training(output, STEPS))
+    submitted = job("submit", "--submission-id", "train-2", *_training(output))
     assert submitted.returncode == 0, submitted.stdout[-3000:] + submitted.stderr[-3000:]
     assert "finephys: continuing " in submitted.stdout
     assert f"{STEPS} of {STEPS} steps, finished" in submitted.stdout

@@ -83,6 +83,9 @@ def test_an_export_tells_how_the_runs_that_led_to_it_validated(config: TrainConf
         (10, [2.0, 1.0]),
     ]
     assert read_history(str(tmp_path / "init")) == []
+    # One of before there was a history.
+    (tmp_path / "init" / RECORD).write_text('{"stage": "joint", "step": 3}')
+    assert read_history(str(tmp_path / "init")) == []
 
 
 @pytest.mark.parametrize("num_files", range(5))
