@@ -25,6 +25,9 @@ FEATURE_BLOCK_BYTES = 2 * 2**20
 # Logical CPUs of a task that reads and decodes; two decoding at once fill two cores. An actor that takes as many
 # (RowsConfig.actor_cpus) reads and decodes itself.
 DECODE_CPUS = 0.5
+# Row groups that one such task decodes, one after the other, where there are so many tasks: some 0.1 s pass between two
+# tasks on the same core.
+GROUPS_PER_TASK, FEWEST_TASKS = 4, 16
 # Windows in one block: small enough that the first block of a stream comes soon.
 WINDOWS_PER_BLOCK = 64
 
@@ -36,7 +39,7 @@ def decoded_rows(index: ClipIndex) -> ray.data.Dataset:
     """
     return (
         # 1. shard -> clips, 1:N
-        _read_clips(index, BLOCK_BYTES)
+        _read_clips(index, BLOCK_BYTES, max(1, min(GROUPS_PER_TASK, len(index.groups) // FEWEST_TASKS)))
         # 2. clip -> decoded row, 1:1
         .map_batches(decode, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     )
@@ -58,7 +61,7 @@ def feature_rows(index: ClipIndex, init: str, config: RowsConfig) -> ray.data.Da
     from finephys.data.features import MakeFeatures
 
     # 1. shard -> clips, 1:N
-    clips = _read_clips(index, FEATURE_BLOCK_BYTES)
+    clips = _read_clips(index, FEATURE_BLOCK_BYTES, groups_per_task=1)
     # 2. clip -> decoded row with its ground truth, 1:1
     rows = clips.map_batches(decode_with_truth, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)
     # 3. frames -> 2D joints -> S_dd, and latents, 1:1
@@ -115,12 +118,12 @@ def estimated_shards(sources: Sequence[str], init: str, output: str, config: Row
     )
 
 
-def _read_clips(index: ClipIndex, block_bytes: int) -> ray.data.Dataset:
+def _read_clips(index: ClipIndex, block_bytes: int, groups_per_task: int) -> ray.data.Dataset:
     """The clip records of an index, as CLIP_SCHEMA has them; rows of the whole chain leave its tasks in blocks of
     block_bytes. 1:N
 
-    A row group is a task, and Ray runs the hop that decodes within the same task: records are not copied in between,
-    and memory holds some row groups at a time, however many shards there are.
+    Ray runs the hop that decodes within the same task, which holds one row group at a time: records are not copied in
+    between, and memory holds some row groups, however many shards there are.
     """
     groups = index.groups
 
@@ -129,6 +132,7 @@ def _read_clips(index: ClipIndex, block_bytes: int) -> ray.data.Dataset:
         for place in places["place"].to_pylist():
             yield read_group(groups[place])
 
-    places = ray.data.from_items([{"place": place} for place in range(len(groups))], override_num_blocks=len(groups))
+    num_tasks = -(-len(groups) // groups_per_task)
+    places = ray.data.from_items([{"place": place} for place in range(len(groups))], override_num_blocks=num_tasks)
     places.context.target_max_block_size = block_bytes
     return places.map_batches(read_groups, batch_size=None, batch_format="pyarrow", num_cpus=DECODE_CPUS)

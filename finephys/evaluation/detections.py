@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from finephys.data import storage
 from finephys.data.clips import CLIPS_PER_ROW_GROUP, Clip, check_schema
@@ -46,7 +47,7 @@ def detect_clips(pipeline: Path, clips: Iterable[Clip], source: str) -> list[Det
         raise FileNotFoundError(f"{pipeline} has no folder pose_estimator")
     estimator = RTMPose.from_pretrained(pipeline, subfolder="pose_estimator", torch_dtype=torch.float32).fuse()
     found = []
-    for clip in clips:
+    for clip in tqdm(list(clips), desc="detecting", unit="clip"):
         if clip.joints_px is None or clip.joints_cam_m is None or clip.intrinsics is None or clip.rotation is None:
             continue
         frames_THWC = decode_video(clip.video).frames_THWC
