@@ -48,7 +48,7 @@ OBJECT_STORE_BYTES = 250 * 2**20
 
 
 def measure() -> list[Figure]:
-    """The figures, in about six minutes on two cores."""
+    """The figures, in three to four minutes on two cores."""
     with tempfile.TemporaryDirectory(prefix="finephys-benchmark-") as scratch, _on_cores(NUM_PROCESSES):
         small, timed, large = (Path(scratch) / name for name in ("small", "timed", "large"))
         _write_shards(small, NUM_SHARDS)

@@ -25,8 +25,8 @@ FEATURE_BLOCK_BYTES = 2 * 2**20
 # Logical CPUs of a task that reads and decodes; two decoding at once fill two cores. An actor that takes as many
 # (RowsConfig.actor_cpus) reads and decodes itself.
 DECODE_CPUS = 0.5
-# Row groups that one such task decodes, one after the other, where there are so many tasks: some 0.1 s pass between two
-# tasks on the same core.
+# Row groups that one such task decodes, one after the other, where FEWEST_TASKS are left: a core waits some 0.15 s
+# between two tasks.
 GROUPS_PER_TASK, FEWEST_TASKS = 4, 16
 # Windows in one block: small enough that the first block of a stream comes soon.
 WINDOWS_PER_BLOCK = 64
