@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray
 import safetensors.numpy
 
-from finephys.data import decoding
+from finephys.data import decoding, pipeline
 from finephys.data.clips import VERSION_KEY, write_shard
 from finephys.data.decoding import decode, decode_with_truth
 from finephys.data.features import MakeFeatures, use_truth
@@ -107,6 +108,23 @@ def test_blocks_are_small_and_hold_every_row(monkeypatch: pytest.MonkeyPatch) ->
     # The joints beside them take the second clip's block over the limit.
     assert [len(block) for block in blocks] == [2, 2, 2, 1]
     assert [row["clip_id"] for row in to_rows(_whole(blocks))] == [clip.clip_id for clip in clips]
+
+
+@pytest.mark.ray
+def test_tasks_of_several_row_groups_give_every_clip_once_and_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three tasks: of four row groups, four and one.
+    monkeypatch.setattr(pipeline, "FEWEST_TASKS", 2)
+    for shard in range(9):
+        write_shard([make_clip(2 * shard + clip, "train") for clip in range(2)], tmp_path / f"train-{shard}.parquet")
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        rows = pipeline.decoded_rows(index_clips(str(tmp_path), "train"))
+        rows.context.execution_options.preserve_order = True
+        assert [row["clip_id"] for row in rows.iter_rows()] == [f"train-{clip:03d}" for clip in range(18)]
+    finally:
+        ray.shutdown()
 
 
 def test_truth_in_place_of_detection() -> None:
