@@ -68,7 +68,8 @@ def demo(stage: StageName) -> TrainConfig:
         # A clip a step, each seen once: its rows are made while the ones before are learned from, a core for either.
         # More would cost the ten minutes of `make demo`. Weights that ship take all clips, and hold them.
         threads=1,
-        rows=RowsConfig(train_clips=100, materialise=False),
+        # Some 30 clips ahead; to be farther ahead would take the step's own core.
+        rows=RowsConfig(train_clips=100, materialise=False, ahead_mb=4),
     )
 
 

@@ -18,6 +18,7 @@ from itertools import islice
 
 import numpy as np
 import ray
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from tqdm import tqdm
 
 from finephys.config import TrainConfig
@@ -29,6 +30,8 @@ from finephys.training.stages import Stage
 
 # Row groups in one execution of a stream's chain: its actors load their weights anew for each.
 GROUPS_A_PASS = 256
+# Between two looks of a stream's scheduler at its tasks.
+SCHEDULER_PAUSE_S = 0.05
 
 
 def seconds_between_looks() -> float:
@@ -141,11 +144,19 @@ def _group(index: ClipIndex, seed: int, number: int) -> RowGroup:
     return replace(group, clip_ids=tuple(group.clip_ids[clip] for clip in order))
 
 
+class _UnhurriedScheduler(ExecutionCallback):
+    """While a finished block waits for room Ray Data 2.60 looks for it without a pause: two thirds of a core."""
+
+    def on_execution_step(self, executor: object) -> None:
+        time.sleep(SCHEDULER_PAUSE_S)
+
+
 def _iterated(rows: ray.data.Dataset, config: TrainConfig) -> Iterator[Row]:
     """The rows in their order, made while they are read, by an actor that leaves this process to its steps."""
     options = rows.context.execution_options
     options.preserve_order = True
     rows.context.enable_progress_bars = False
+    rows.context.custom_execution_callback_classes = [_UnhurriedScheduler]
     # Without a bound a stream fills the store, which the other ranks' streams share, and takes the ranks' cores for it.
     options.resource_limits = options.resource_limits.copy(object_store_memory=config.rows.ahead_mb * 2**20)
     (stream,) = rows.streaming_split(1, equal=False)
