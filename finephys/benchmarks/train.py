@@ -51,7 +51,7 @@ LEAK_STEPS, LEAK_WARMUP = 2000, 1200
 
 
 def measure() -> list[Figure]:
-    """The figures, in about five minutes on two cores."""
+    """The figures, in about seven minutes on two cores."""
     with tempfile.TemporaryDirectory(prefix="finephys-benchmark-") as scratch:
         figures = [*_throughput(Path(scratch)), *_resident_growth(Path(scratch))]
         ray.shutdown()
