@@ -16,11 +16,21 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 # The largest threshold that glibc takes: half of the heap of a thread.
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20
 _NEVER = 2**31 - 1
+_MEGABYTE = 2**20
 
 
 def keep_freed_memory() -> bool:
     """Keep freed memory in this process, for what it does next; whether that could be had (glibc on Linux only)."""
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
+    return _told(_M_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD) and _told(_M_TRIM_THRESHOLD, _NEVER)
+
+
+def return_freed_memory() -> bool:
+    """Give pieces of a megabyte and more back as soon as they are freed, so that resident memory is what is held.
+
+    glibc otherwise keeps one now and then. Returns whether that could be had (glibc on Linux only).
+    """
+    return _told(_M_MMAP_THRESHOLD, _MEGABYTE)
+
+
+def _told(parameter: int, value: int) -> bool:
+    return platform.libc_ver()[0] == "glibc" and bool(ctypes.CDLL(None).mallopt(parameter, value))

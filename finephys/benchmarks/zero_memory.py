@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from finephys.config import TrainConfig, ZeroConfig
+from finephys.memory import return_freed_memory
 from finephys.training.ema import ExponentialMovingAverage
 from finephys.training.estimate import model_state_bytes
 from finephys.training.zero import Engine
@@ -30,8 +31,6 @@ WIDTH, DEPTH = 2048, 8
 NUM_PARAMETERS = DEPTH * WIDTH**2
 NUM_RANKS = 2
 NUM_STEPS = 3
-# Of malloc.h.
-_M_MMAP_THRESHOLD = -3
 
 
 def measured_and_formula() -> dict[int, tuple[float, float]]:
@@ -80,9 +79,8 @@ def _rank(rank: int, port: int, stage: int, sender: Connection) -> None:
         "LOCAL_RANK": str(rank),
     }
     torch.set_num_threads(1)
-    # Large tensors in pages of their own, which go back when they are freed: between others one of 16 MB stayed now and
-    # then, a tenth of what ZeRO 3 holds.
-    ctypes.CDLL("libc.so.6").mallopt(_M_MMAP_THRESHOLD, 2**20)
+    # A layer of 16 MB that stays now and then is a tenth of what ZeRO 3 holds.
+    return_freed_memory()
     _, small = _after_backward(_config(stage), 8, 1)
     kept, large = _after_backward(_config(stage), WIDTH, DEPTH)
     if rank == 0:
