@@ -27,7 +27,7 @@ install: .venv/installed
 
 demo: install
 	$(BIN)/python jobs/train.py demo --stage joint --output $(DEMO)/training
-	$(BIN)/python jobs/generate.py --pipeline $(DEMO)/training/pipeline --training $(DEMO)/training --reference first --output $(DEMO) --report
+	$(BIN)/python jobs/generate.py --pipeline $(DEMO)/training/pipeline --training $(DEMO)/training --reference first --num-inference-steps 10 --output $(DEMO) --report
 
 check: install
 	$(BIN)/ruff check .

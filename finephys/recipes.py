@@ -64,7 +64,7 @@ def demo(stage: StageName) -> TrainConfig:
         validate_every=50,
         # A window of each held-out clip: four windows say little of a change of one percent.
         validation_batches=16,
-        sample_every=50,
+        sample_every=100,
         # A clip a step, each seen once: its rows are made while the ones before are learned from, a core for either.
         # More would cost the ten minutes of `make demo`. Weights that ship take all clips, and hold them.
         threads=1,

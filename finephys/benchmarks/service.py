@@ -9,6 +9,7 @@ The service is code that finephys/ does not import (style.md 1); it is started a
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -39,13 +40,10 @@ class LocalService:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        application = {"name": "finephys", "route_prefix": "/", "import_path": "serve.app:app", "args": settings}
-        config = {
-            "proxy_location": "HeadOnly",
-            "http_options": {"host": "127.0.0.1", "port": self.port},
-            "logging_config": {"enable_access_log": False},
-            "applications": [application],
-        }
+        # The one that ships, but for its address and settings.
+        config = yaml.safe_load((ROOT / "serve" / "config.yaml").read_text())
+        config["http_options"] = {"host": "127.0.0.1", "port": self.port}
+        config["applications"][0]["args"] = settings
         (folder / "service.yaml").write_text(yaml.safe_dump(config))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -114,6 +112,26 @@ class LocalService:
             return [one for one in found if _command(one).startswith(kind)]
         except psutil.NoSuchProcess:
             return []
+
+    def deploy(self, settings: dict[str, Any]) -> None:
+        """`serve deploy` of other settings onto what runs; the log names the dashboard that takes it."""
+        config = yaml.safe_load((self.folder / "service.yaml").read_text())
+        config["applications"][0]["args"] = settings
+        changed = self.folder / "changed.yaml"
+        changed.write_text(yaml.safe_dump(config))
+        (dashboard, *_) = re.findall(r"dashboard at \S*?(127\.0\.0\.1:\d+)", self.log())
+        command = [str(Path(sys.executable).with_name("serve")), "deploy", str(changed)]
+        done = subprocess.run(
+            [*command, "--address", f"http://{dashboard}"],
+            cwd=ROOT,
+            # A Ray that starts in its own process wants a token from everybody; who only calls must be told of it.
+            env={**os.environ, "RAY_AUTH_MODE": "token"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"serve deploy: {done.stderr[-3000:]}")
 
     def stop(self, patience_s: float = 30.0) -> None:
         """As Ctrl-C does; what is left after so long is killed."""

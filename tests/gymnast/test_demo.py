@@ -52,25 +52,24 @@ def test_a_plan_depends_on_the_seed_and_its_number_alone() -> None:
 
 
 def test_clips_come_the_same_again_and_tumbled_ones_show_every_side_of_a_body_above_the_floor() -> None:
-    plans = plan_clips(2, 0)
-    upright, tumbled = [make_clip(plan, 0) for plan in plans], [make_clip(plan, 0, 1.0) for plan in plans]
+    plan = plan_clips(1, 0)[0]
+    before, after = make_clip(plan, 0), make_clip(plan, 0, 1.0)
     # The same clip each time, and each kind its own.
-    again, again_tumbled = make_clip(plans[0], 0, 0.0), make_clip(plans[0], 0, 1.0)
-    assert again.video == upright[0].video != again_tumbled.video == tumbled[0].video
-    assert again.prompt == upright[0].prompt
-    np.testing.assert_array_equal(again.joints_px, upright[0].joints_px)
-    for before, after in zip(upright, tumbled):
-        up = [trunk_up(clip) for clip in (before, after)]
-        angle = np.degrees(np.arccos(np.clip((up[0] * up[1]).sum(-1), -1, 1)))
-        assert angle.max() > 20
-        assert after.in_flight is not None
-        assert after.in_flight.all()
-        # The movement is the same one.
-        assert before.joints_cam_m is not None
-        assert after.joints_cam_m is not None
-        lengths_m = [np.linalg.norm(m[:, 3] - m[:, 13], axis=-1) for m in (before.joints_cam_m, after.joints_cam_m)]
-        np.testing.assert_allclose(lengths_m[1], lengths_m[0], atol=1e-4)
-        assert world_joints_m(after)[..., 1].min() > 0
+    again, again_tumbled = make_clip(plan, 0, 0.0), make_clip(plan, 0, 1.0)
+    assert again.video == before.video != again_tumbled.video == after.video
+    assert again.prompt == before.prompt
+    np.testing.assert_array_equal(again.joints_px, before.joints_px)
+    up = [trunk_up(clip) for clip in (before, after)]
+    angle = np.degrees(np.arccos(np.clip((up[0] * up[1]).sum(-1), -1, 1)))
+    assert angle.max() > 20
+    assert after.in_flight is not None
+    assert after.in_flight.all()
+    # The movement is the same one.
+    assert before.joints_cam_m is not None
+    assert after.joints_cam_m is not None
+    lengths_m = [np.linalg.norm(m[:, 3] - m[:, 13], axis=-1) for m in (before.joints_cam_m, after.joints_cam_m)]
+    np.testing.assert_allclose(lengths_m[1], lengths_m[0], atol=1e-4)
+    assert world_joints_m(after)[..., 1].min() > 0
 
 
 def trunk_up(clip: Clip) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +19,18 @@ SLOW = {**REQUEST, "num_frames": 8, "num_inference_steps": 30}
 IDLE_SECONDS = 3.0
 
 
+def _settings(folder: Path) -> dict[str, Any]:
+    return {
+        "pipeline": str(folder / "pipeline"), "journal": str(folder / "journal"), "min_workers": 0, "max_workers": 2,
+        "idle_seconds": IDLE_SECONDS, "lease_seconds": 3, "max_queue_per_client": 1000,
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalService]:
     folder = tmp_path_factory.mktemp("service")
     write_tiny_pipeline(folder / "pipeline")
-    settings = {
-        "pipeline": str(folder / "pipeline"), "journal": str(folder / "journal"), "min_workers": 0, "max_workers": 2,
-        "idle_seconds": IDLE_SECONDS, "lease_seconds": 3, "max_queue_per_client": 1000,
-    }  # fmt: skip
-    service = LocalService(folder, settings, TOKENS)
+    service = LocalService(folder, _settings(folder), TOKENS)
     service.start()
     service.wait_until_ready()
     yield service
@@ -111,6 +115,27 @@ def test_whoever_is_killed_nothing_is_lost_or_made_twice(service: LocalService, 
     assert {one: written_ns for one, written_ns in _videos(service).items() if one in made} == made
     # The old connection ended with the old process.
     assert Client(service, "ada").call("GET", f"/v1/videos/{ids[0]}/content")[0] == 200
+
+
+def test_serve_deploy_takes_over_what_is_in_hand_and_waits(service: LocalService) -> None:
+    client = Client(service, "ada")
+    ids = [_post(client, {**SLOW, "motion": motion}) for motion in range(8, 14)]
+    claims = service.folder / "journal" / "claims"
+    _until(lambda: any(claims.glob(f"*{one}*") for one in ids), "claim")
+    in_hand = [one for one in ids if any(claims.glob(f"*{one}*"))]
+    service.deploy({**_settings(service.folder), "max_steps": 30})
+
+    def limit() -> str:
+        try:
+            return str(client.call("POST", "/v1/videos", {**SLOW, "num_inference_steps": 1000}))
+        except OSError:
+            return "nobody answers"
+
+    _until(lambda: "30" in limit(), "new version")
+    ids.append(_post(client, {**SLOW, "motion": 14}))
+    _all_end(service, ids)
+    # Finished by the old version's worker, which was not killed.
+    assert {_ended(service)[one]["attempt"] for one in in_hand} == {1}
 
 
 def test_a_service_that_is_told_to_stop_finishes_what_is_in_hand(service: LocalService) -> None:
