@@ -11,11 +11,12 @@ Frames:  camera, x right, y down, z forward; gravity as a vector in it
     recursion stays as "bidirectional" and "forward"; the image is looked at again.
 
 The network predicts only what mechanics leaves open (muscles, contacts, what to trust), as corrections to values read
-off S_dd: its last layers start at zero, so that an untrained PhysNet is a sane smoother on constant bones.
+off S_dd: its last layers start at zero, so that an untrained PhysNet is a sane smoother on constant bones. How large
+the body is, which one camera cannot tell, is read off its fall.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -41,6 +42,7 @@ from finephys.physics.refine import refine
 from finephys.physics.trajectory import (
     acceleration,
     factorise,
+    falls,
     filter_both_ways,
     filter_forward,
     fold_points,
@@ -54,7 +56,7 @@ from finephys.skeleton import BONES, JOINT_NAMES, MIRROR_BONES, NUM_BONES, NUM_J
 
 Recursion = Literal["solve", "bidirectional", "forward", "none"]
 # What an ablation may leave out, see PhysNet.without.
-Term = Literal["image", "bones", "dynamics", "flight", "forces"]
+Term = Literal["image", "bones", "dynamics", "flight", "forces", "scale"]
 
 # S_dd is differentiated twice: this much smoothing makes its noise (a few centimetres) comparable to accelerations.
 SMOOTHING_S = 0.045
@@ -69,6 +71,11 @@ DYNAMICS_TIME_S = 0.03
 FLIGHT_PATH_TIME_S = 0.25
 # Shorter: a slow error of the shape looks like a slow loss of angular momentum, and must not turn the body for it.
 FLIGHT_TURN_TIME_S = 0.1
+# A camera cannot tell a small body nearby from a large one far away, but both fall at the same g. How fast the centre
+# of mass falls is read from parabolas over so long a time, wherever all of it is in flight.
+FALL_TIME_S = 0.4
+# So many parabolas are believed as much as S_dd's own scale before training.
+FALL_PRIOR = 10.0
 # Height above the lowest point over which the floor's push is shared while nothing has been learned.
 CONTACT_HEIGHT_M = 0.05
 FRICTION = 0.8
@@ -124,7 +131,7 @@ class PhysNetConfig:
     # How far in time a frame attends, either way.
     attention_s: float = 0.6
     # Looks at the image, each followed by the dynamics again; 0 for none.
-    num_gauss_newton_steps: int = 2
+    num_gauss_newton_steps: int = 4
     # "solve" over all time at once, or step "bidirectional" or "forward" as arXiv:2505.13437 does; "none": no
     # mechanics, the same network moves S_dd's joints directly: the black box to compare with.
     recursion: Recursion = "solve"
@@ -183,7 +190,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         num_layers: int = 3,
         num_heads: int = 4,
         attention_s: float = 0.6,
-        num_gauss_newton_steps: int = 2,
+        num_gauss_newton_steps: int = 4,
         recursion: Recursion = "solve",
     ) -> None:
         super().__init__()
@@ -208,10 +215,13 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.norm = nn.LayerNorm(width)
         self.frame_heads = nn.Linear(width, sum(HEADS.values()))
         self.body_head = nn.Linear(width, NUM_BONES)
+        self.scale_head = nn.Linear(width, 1)
+        # Logarithm of how many more parabolas than FALL_PRIOR it takes to believe them as much as S_dd's own scale.
+        self.fall_prior = nn.Parameter(torch.zeros(1))
         # Logarithms of how much harder than by default the centre of mass and the body's turning follow mechanics in
         # flight.
         self.flight_trust = nn.Parameter(torch.zeros(2))
-        for head in (self.frame_heads, self.body_head):
+        for head in (self.frame_heads, self.body_head, self.scale_head):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
 
@@ -273,15 +283,22 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         if "flight" in self.without:
             head["flight"] = torch.full_like(head["flight"], -torch.inf)
 
-        correction_B = BONE_LOG_SCALE * self.body_head(hidden_BTD.mean(1)).float()
-        bones_B = bones_B * (0.5 * (correction_B + correction_B[:, list(MIRROR_BONES)])).exp()
         flight_logit_BT = head["flight"][..., 0] + FLIGHT_BIAS
         flight_BT = torch.sigmoid(flight_logit_BT)
+        mean_BD = hidden_BTD.mean(1)
+        scale_B = (BONE_LOG_SCALE * self.scale_head(mean_BD)[:, 0].float()).exp()
+        scale_B = scale_B / self._fall(body, joints_dd_BTJ3, seen.gravity_B3, flight_BT * is_static_B[:, None], dt_s_B)
+        if "scale" in self.without:
+            scale_B = torch.ones_like(scale_B)
+        seen, observed_BTP3 = _scaled(seen, scale_B), scale_B[:, None, None, None] * points_of(joints_dd_BTJ3)
+        correction_B = BONE_LOG_SCALE * self.body_head(mean_BD).float()
+        correction_B = 0.5 * (correction_B + correction_B[:, list(MIRROR_BONES)])
+        bones_B = scale_B[:, None] * bones_B * correction_B.exp()
 
         a_BTP3 = _euler_lagrange(body, seen, head, flight_BT, is_static_B)
         x_BTP3 = self._integrate(
             seen,
-            joints_dd_BTJ3,
+            observed_BTP3,
             rays_BTJ2,
             confidence_BTJ,
             bones_B,
@@ -309,10 +326,20 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         encoded_BTD: Tensor = self.norm(self.layers(hidden_BTD, mask=mask))
         return encoded_BTD
 
+    def _fall(
+        self, body: Body, joints_dd_BTJ3: Tensor, gravity_B3: Tensor, flight_BT: Tensor, dt_s_B: Tensor
+    ) -> Tensor:
+        """How fast S_dd's centre of mass falls in flight, in g (B,); near 1 where too little of the clip flies."""
+        center_BT3 = center_of_mass(body, points_of(joints_dd_BTJ3))
+        fall_B, num_B = falls(center_BT3, gravity_B3, flight_BT, dt_s_B, FALL_TIME_S)
+        prior = FALL_PRIOR * self.fall_prior.float().exp()
+        # Beyond this it is no body that was seen.
+        return ((fall_B + prior) / (num_B + prior)).clamp(0.5, 2.0)
+
     def _integrate(
         self,
         seen: _Observed,
-        joints_dd_BTJ3: Tensor,
+        observed_BTP3: Tensor,
         rays_BTJ2: Tensor,
         confidence_BTJ: Tensor,
         bones_B: Tensor,
@@ -321,8 +348,8 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         flight_BT: Tensor,
         dt_s_B: Tensor,
     ) -> Tensor:
-        """Motion x_BTP3 between S_dd, the accelerations and the image, on the bones."""
-        body = _BODY.to(joints_dd_BTJ3)
+        """Motion x_BTP3 between the observed points, the accelerations and the image, on the bones."""
+        body = _BODY.to(observed_BTP3)
         # Not below a tenth: a joint that is never seen still has a place.
         sure_BTJ = 0.1 + 0.9 * confidence_BTJ
         weight_BTP = sure_BTJ[..., 1:] * _trust(head["position_trust"])
@@ -356,7 +383,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         def fly(x: Tensor) -> Tensor:
             return impose_flight(body, x, flight_BT, seen.gravity_B3, dt_s_B, path_stiffness_B, turn_stiffness_B)
 
-        x_BTP3 = follow_dynamics(points_of(joints_dd_BTJ3))
+        x_BTP3 = follow_dynamics(observed_BTP3)
         for _ in range(self.num_gauss_newton_steps):
             x_BTP3 = refine(body, x_BTP3, rays_BTJ2, image_weight_BTJ, lengths_BC, length_weight, prior_weight_BTP)
             x_BTP3 = follow_dynamics(x_BTP3)
@@ -393,6 +420,19 @@ def _observe(body: Body, smooth_BTP3: Tensor, bones_B: Tensor, gravity_B3: Tenso
         up_B3=up_B3,
         gravity_B3=-STANDARD_GRAVITY * up_B3,
         center_a_BT3=center_of_mass(body, a_BTP3),
+    )
+
+
+def _scaled(seen: _Observed, scale_B: Tensor) -> _Observed:
+    """The same motion, larger and farther away."""
+    scale_B111 = scale_B[:, None, None, None]
+    return replace(
+        seen,
+        x_BTP3=scale_B111 * seen.x_BTP3,
+        v_BTP3=scale_B111 * seen.v_BTP3,
+        a_BTP3=scale_B111 * seen.a_BTP3,
+        height_BTP=scale_B111[..., 0] * seen.height_BTP,
+        center_a_BT3=scale_B111[..., 0] * seen.center_a_BT3,
     )
 
 

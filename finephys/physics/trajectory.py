@@ -151,6 +151,31 @@ def impose_flight(
     return (center_BT3 + shift)[:, :, None] + _rotate(r, turn[:, :, None])
 
 
+def falls(
+    center_BT3: Tensor, gravity_B3: Tensor, flight_BT: Tensor, dt_s_B: Tensor, span_s: float
+) -> tuple[Tensor, Tensor]:
+    """Least-squares parabolas over each span of span_s: the sum of their falls in g (B,), and their number (B,).
+
+    center_BT3 of the centre of mass; gravity_B3 in m/s^2; flight_BT between 0 and 1: a parabola counts as much as all
+    of it is in flight. Both are zero for a clip that is shorter than a span.
+    """
+    sums = []
+    for center_T3, gravity_3, flight_T, dt_s in zip(center_BT3, gravity_B3, flight_BT, dt_s_B.tolist(), strict=True):
+        reach = max(2, round(span_s / 2 / dt_s))
+        if len(flight_T) <= 2 * reach:
+            sums.append(flight_T.new_zeros(2))
+            continue
+        time_s = torch.arange(-reach, reach + 1).to(center_T3) * dt_s
+        # Twice the coefficient of the quadratic term.
+        kernel = 2 * torch.linalg.pinv(torch.stack([torch.ones_like(time_s), time_s, time_s.square()], 1))[2]
+        down_T = center_T3 @ (gravity_3 / gravity_3.square().sum())
+        fall_T = functional.conv1d(down_T[None, None], kernel[None, None])[0, 0]
+        is_flight_T = flight_T.unfold(0, 2 * reach + 1, 1).prod(-1)
+        sums.append(torch.stack([(is_flight_T * fall_T).sum(), is_flight_T.sum()]))
+    fall_B, num_B = torch.stack(sums).unbind(1)
+    return fall_B, num_B
+
+
 def _rotate(r: Tensor, turn: Tensor) -> Tensor:
     """Rodrigues' formula: r (..., 3) turned by the rotation vectors turn (..., 3)."""
     angle = (turn.square().sum(-1, keepdim=True) + 1e-12).sqrt()

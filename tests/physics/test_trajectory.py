@@ -7,6 +7,7 @@ from finephys.physics.body import STANDARD_GRAVITY, angular_momentum, center_of_
 from finephys.physics.trajectory import (
     acceleration,
     factorise,
+    falls,
     filter_both_ways,
     filter_forward,
     fold_points,
@@ -131,3 +132,18 @@ def test_gradients_are_exact(problem, body, flight_clip):
     assert torch.autograd.gradcheck(
         lambda x, flight: impose_flight(body, x, flight, gravity, one / 30, 50 * one, 5 * one), (x, flight)
     )
+
+
+def test_falls_count_parabolas_that_are_all_in_flight():
+    """Thrown at 1.25 times what g would do, of 40 frames those from 10 on in flight: 31 - 13 + 1 spans of 13 frames."""
+    time_s = torch.arange(41, dtype=torch.float64) / 30
+    gravity = torch.tensor([0.0, STANDARD_GRAVITY, 0.0], dtype=torch.float64)
+    path = torch.tensor([1.0, -3.0, 0.2]) * time_s[:, None] + 1.25 * gravity * time_s[:, None].square() / 2
+    flight = (torch.arange(41) >= 10).double()
+    clips = torch.stack([path, path])
+    total, number = falls(clips, gravity.expand(2, 3), torch.stack([flight, 0 * flight]), torch.full((2,), 1 / 30), 0.4)
+    assert number.tolist() == [19, 0]
+    assert total.tolist() == pytest.approx([19 * 1.25, 0])
+    # Too short for a span.
+    total, number = falls(clips[:, :12], gravity.expand(2, 3), torch.ones(2, 12), torch.full((2,), 1 / 30), 0.4)
+    assert total.tolist() == number.tolist() == [0, 0]
