@@ -114,12 +114,15 @@ class LocalService:
             return []
 
     def deploy(self, settings: dict[str, Any]) -> None:
-        """`serve deploy` of other settings onto what runs; the log names the dashboard that takes it."""
+        """`serve deploy` of other settings onto what runs. Raises RuntimeError with what it says where it is refused.
+
+        The log names the dashboard that takes it, anew at each start.
+        """
         config = yaml.safe_load((self.folder / "service.yaml").read_text())
         config["applications"][0]["args"] = settings
         changed = self.folder / "changed.yaml"
         changed.write_text(yaml.safe_dump(config))
-        (dashboard, *_) = re.findall(r"dashboard at \S*?(127\.0\.0\.1:\d+)", self.log())
+        dashboard = re.findall(r"dashboard at \S*?(127\.0\.0\.1:\d+)", self.log())[-1]
         command = [str(Path(sys.executable).with_name("serve")), "deploy", str(changed)]
         done = subprocess.run(
             [*command, "--address", f"http://{dashboard}"],

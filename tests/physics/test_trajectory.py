@@ -135,7 +135,7 @@ def test_gradients_are_exact(problem, body, flight_clip):
 
 
 def test_falls_count_parabolas_that_are_all_in_flight():
-    """Thrown at 1.25 times what g would do, of 40 frames those from 10 on in flight: 31 - 13 + 1 spans of 13 frames."""
+    """Thrown at 1.25 times what g would do, of 41 frames the last 31 in flight: 31 - 13 + 1 spans of 13 frames."""
     time_s = torch.arange(41, dtype=torch.float64) / 30
     gravity = torch.tensor([0.0, STANDARD_GRAVITY, 0.0], dtype=torch.float64)
     path = torch.tensor([1.0, -3.0, 0.2]) * time_s[:, None] + 1.25 * gravity * time_s[:, None].square() / 2

@@ -131,7 +131,7 @@ def test_serve_deploy_takes_over_what_is_in_hand_and_waits(service: LocalService
         except OSError:
             return "nobody answers"
 
-    _until(lambda: "30" in limit(), "new version")
+    _until(lambda: "wanted 1 to 30" in limit(), "new version")
     ids.append(_post(client, {**SLOW, "motion": 14}))
     _all_end(service, ids)
     # Finished by the old version's worker, which was not killed.
