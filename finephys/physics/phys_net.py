@@ -16,7 +16,7 @@ the body is, which one camera cannot tell, is read off its fall.
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -38,18 +38,16 @@ from finephys.physics.body import (
     points_of,
 )
 from finephys.physics.dynamics import contact_force, forward_dynamics, internal_force
+from finephys.physics.flight import falls, impose_flight
+from finephys.physics.observation import Observed, features, num_features, observe, scaled, seen_rays
 from finephys.physics.refine import refine
 from finephys.physics.trajectory import (
-    acceleration,
     factorise,
-    falls,
     filter_both_ways,
     filter_forward,
     fold_points,
-    impose_flight,
     smooth,
     solve,
-    velocity,
 )
 from finephys.pose.camera import unproject
 from finephys.skeleton import BONES, JOINT_NAMES, MIRROR_BONES, NUM_BONES, NUM_JOINTS
@@ -70,7 +68,7 @@ BONE_NOISE_M = 0.005
 DYNAMICS_TIME_S = 0.03
 FLIGHT_PATH_TIME_S = 0.25
 # Shorter: a slow error of the shape looks like a slow loss of angular momentum, and must not turn the body for it.
-FLIGHT_TURN_TIME_S = 0.1
+FLIGHT_TURN_TIME_S = 0.2
 # A camera cannot tell a small body nearby from a large one far away, but both fall at the same g. How fast the centre
 # of mass falls is read from parabolas over so long a time, wherever all of it is in flight.
 FALL_TIME_S = 0.4
@@ -161,23 +159,6 @@ HEADS = {
 }
 
 
-@dataclass(frozen=True)
-class _Observed:
-    """What S_dd says, smoothed and on constant bones.
-
-    x_BTP3, v_BTP3, a_BTP3: points, m, m/s, m/s^2.  height_BTP: above the frame's lowest point.  up_B3 unit.
-    gravity_B3: m/s^2.  center_a_BT3: of the centre of mass.
-    """
-
-    x_BTP3: Tensor
-    v_BTP3: Tensor
-    a_BTP3: Tensor
-    height_BTP: Tensor
-    up_B3: Tensor
-    gravity_B3: Tensor
-    center_a_BT3: Tensor
-
-
 class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """S_dd and the 2D joints it came from -> S_pp. See the module's docstring."""
 
@@ -205,7 +186,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.attention_s, self.num_gauss_newton_steps, self.recursion = attention_s, num_gauss_newton_steps, recursion
         # Terms that an ablation leaves out; nothing else sets it.
         self.without: frozenset[Term] = frozenset()
-        self.embed = nn.Linear(_num_features(), width)
+        self.embed = nn.Linear(num_features(), width)
         # Order in time by a convolution rather than by position codes: a clip may be of any length.
         self.order = nn.Conv1d(width, width, 9, padding=4, groups=width)
         layer = nn.TransformerEncoderLayer(
@@ -250,7 +231,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             joints_dd_BTJ3, confidence_BTJ, dt_s_B = (t.float() for t in (joints_dd_BTJ3, confidence_BTJ, dt_s_B))
             rays_BTJ2 = unproject(joints_px_BTJ2.float(), intrinsics_B33.float()[:, None])
             is_seen_BTJ = torch.isfinite(rays_BTJ2).all(-1)
-            rays_BTJ2 = torch.where(is_seen_BTJ[..., None], rays_BTJ2, _seen_rays(joints_dd_BTJ3))
+            rays_BTJ2 = torch.where(is_seen_BTJ[..., None], rays_BTJ2, seen_rays(joints_dd_BTJ3))
             confidence_BTJ = confidence_BTJ * is_seen_BTJ
             return self._re_estimate(
                 joints_dd_BTJ3, rays_BTJ2, confidence_BTJ, gravity_B3.float(), dt_s_B, is_static_B.bool()
@@ -271,8 +252,8 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         bones_B = bone_lengths(joints_of(smooth_BTP3)).median(1).values
         bones_B = 0.5 * (bones_B + bones_B[:, list(MIRROR_BONES)])
         _check_bones(bones_B)
-        seen = _observe(body, smooth_BTP3, bones_B, gravity_B3, dt_s_B)
-        features_BTN = _features(seen, joints_dd_BTJ3, rays_BTJ2, confidence_BTJ, is_static_B)
+        seen = observe(body, smooth_BTP3, bones_B, gravity_B3, dt_s_B)
+        features_BTN = features(seen, joints_dd_BTJ3, rays_BTJ2, confidence_BTJ, is_static_B)
         hidden_BTD = self._encode(features_BTN, dt_s_B)
         names = zip(HEADS, self.frame_heads(hidden_BTD).float().split(list(HEADS.values()), -1))
         head = dict(names)
@@ -290,7 +271,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scale_B = scale_B / self._fall(body, joints_dd_BTJ3, seen.gravity_B3, flight_BT * is_static_B[:, None], dt_s_B)
         if "scale" in self.without:
             scale_B = torch.ones_like(scale_B)
-        seen, observed_BTP3 = _scaled(seen, scale_B), scale_B[:, None, None, None] * points_of(joints_dd_BTJ3)
+        seen, observed_BTP3 = scaled(seen, scale_B), scale_B[:, None, None, None] * points_of(joints_dd_BTJ3)
         correction_B = BONE_LOG_SCALE * self.body_head(mean_BD).float()
         correction_B = 0.5 * (correction_B + correction_B[:, list(MIRROR_BONES)])
         bones_B = scale_B[:, None] * bones_B * correction_B.exp()
@@ -338,7 +319,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def _integrate(
         self,
-        seen: _Observed,
+        seen: Observed,
         observed_BTP3: Tensor,
         rays_BTJ2: Tensor,
         confidence_BTJ: Tensor,
@@ -396,7 +377,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return fly(x_BTP3 - center_of_mass(body, x_BTP3)[:, :, None] + center_BT13)
 
 
-def _moved_directly(seen: _Observed, joints_dd_BTJ3: Tensor, head: dict[str, Tensor]) -> PhysicsPose:
+def _moved_directly(seen: Observed, joints_dd_BTJ3: Tensor, head: dict[str, Tensor]) -> PhysicsPose:
     """The black box: the muscles' outputs are offsets of S_dd's points; nothing of it is mixed with S_dd again."""
     offset_BTP3 = OFFSET_M * head["muscle"].unflatten(-1, (NUM_POINTS, 3))
     return PhysicsPose(
@@ -407,37 +388,8 @@ def _moved_directly(seen: _Observed, joints_dd_BTJ3: Tensor, head: dict[str, Ten
     )
 
 
-def _observe(body: Body, smooth_BTP3: Tensor, bones_B: Tensor, gravity_B3: Tensor, dt_s_B: Tensor) -> _Observed:
-    x_BTP3 = on_body(smooth_BTP3, bones_B[:, None])
-    up_B3 = -functional.normalize(gravity_B3, dim=-1)
-    height_BTP = (x_BTP3 * up_B3[:, None, None]).sum(-1)
-    a_BTP3 = acceleration(smooth_BTP3, dt_s_B)
-    return _Observed(
-        x_BTP3=x_BTP3,
-        v_BTP3=velocity(x_BTP3, dt_s_B),
-        a_BTP3=a_BTP3,
-        height_BTP=height_BTP - height_BTP.amin(-1, keepdim=True),
-        up_B3=up_B3,
-        gravity_B3=-STANDARD_GRAVITY * up_B3,
-        center_a_BT3=center_of_mass(body, a_BTP3),
-    )
-
-
-def _scaled(seen: _Observed, scale_B: Tensor) -> _Observed:
-    """The same motion, larger and farther away."""
-    scale_B111 = scale_B[:, None, None, None]
-    return replace(
-        seen,
-        x_BTP3=scale_B111 * seen.x_BTP3,
-        v_BTP3=scale_B111 * seen.v_BTP3,
-        a_BTP3=scale_B111 * seen.a_BTP3,
-        height_BTP=scale_B111[..., 0] * seen.height_BTP,
-        center_a_BT3=scale_B111[..., 0] * seen.center_a_BT3,
-    )
-
-
 def _euler_lagrange(
-    body: Body, seen: _Observed, head: dict[str, Tensor], flight_BT: Tensor, is_static_B: Tensor
+    body: Body, seen: Observed, head: dict[str, Tensor], flight_BT: Tensor, is_static_B: Tensor
 ) -> Tensor:
     """a_EL_BTP3 in m/s^2: muscles that conserve momentum, contacts that only push, and weight."""
     muscle_BTP3 = seen.a_BTP3 + MUSCLE_MPS2 * head["muscle"].unflatten(-1, (NUM_POINTS, 3))
@@ -459,37 +411,6 @@ def _euler_lagrange(
     f_BTP3 = f_BTP3 + torch.where(is_static_B[:, None, None, None], external_BTP3, carried_BTP3)
     a_BTP3, _ = forward_dynamics(body, seen.x_BTP3, seen.v_BTP3, f_BTP3)
     return a_BTP3
-
-
-def _features(
-    seen: _Observed, joints_dd_BTJ3: Tensor, rays_BTJ2: Tensor, confidence_BTJ: Tensor, is_static_B: Tensor
-) -> Tensor:
-    """What the network sees, each of order one. Nothing here says where the body is, only how it moves."""
-    num_clips, num_frames = confidence_BTJ.shape[:2]
-    root_BT13 = joints_dd_BTJ3[:, :, :1]
-    depth_BT11 = root_BT13[..., 2:].clamp_min(0.1)
-    scene_B = torch.cat([seen.gravity_B3 / STANDARD_GRAVITY, is_static_B[:, None].to(confidence_BTJ)], -1)
-    parts = [
-        ((joints_dd_BTJ3 - root_BT13) / 0.3).flatten(2),
-        (seen.v_BTP3 / 3.0).flatten(2),
-        (seen.a_BTP3 / 20.0).flatten(2),
-        ((rays_BTJ2 - rays_BTJ2[:, :, :1]) * depth_BT11 / 0.3).flatten(2),
-        ((_seen_rays(joints_dd_BTJ3) - rays_BTJ2) * depth_BT11 / 0.05).flatten(2),
-        confidence_BTJ,
-        seen.height_BTP / 0.5,
-        (seen.center_a_BT3 - seen.gravity_B3[:, None]) / STANDARD_GRAVITY,
-        scene_B[:, None].expand(num_clips, num_frames, -1),
-    ]
-    # A lost joint can be anywhere in the image; its size must not drown the rest.
-    return torch.cat(parts, -1).clamp(-5.0, 5.0)
-
-
-def _seen_rays(joints_BTJ3: Tensor) -> Tensor:
-    return joints_BTJ3[..., :2] / joints_BTJ3[..., 2:].clamp_min(0.1)
-
-
-def _num_features() -> int:
-    return NUM_JOINTS * (3 + 2 + 2 + 1) + NUM_POINTS * (3 + 3 + 1) + 3 + 4
 
 
 def _trust(logit: Tensor) -> Tensor:

@@ -13,10 +13,6 @@ Units:   metre, second; weights w and stiffnesses s have no unit, s = (time cons
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-
-from finephys.physics.body import Body, angular_momentum, center_of_mass
-from finephys.physics.dynamics import rigid_spin
 
 
 def second_difference_operator(num_frames: int, like: Tensor) -> Tensor:
@@ -29,13 +25,13 @@ def acceleration(x_BTPC: Tensor, dt_s_B: Tensor) -> Tensor:
     """D2 x / h^2, same shape; the first and last frame repeat their neighbours'. Zero for T < 3."""
     if x_BTPC.shape[1] < 3:
         return torch.zeros_like(x_BTPC)
-    inner = torch.diff(x_BTPC, n=2, dim=1) / _per_clip(dt_s_B, x_BTPC).square()
+    inner = torch.diff(x_BTPC, n=2, dim=1) / per_clip(dt_s_B, x_BTPC).square()
     return torch.cat([inner[:, :1], inner, inner[:, -1:]], 1)
 
 
 def velocity(x_BTPC: Tensor, dt_s_B: Tensor) -> Tensor:
     """Central differences, one-sided at the ends, in units of x per second; same shape."""
-    step = torch.diff(x_BTPC, dim=1) / _per_clip(dt_s_B, x_BTPC)
+    step = torch.diff(x_BTPC, dim=1) / per_clip(dt_s_B, x_BTPC)
     inner = 0.5 * (step[:, 1:] + step[:, :-1])
     return torch.cat([step[:, :1], inner, step[:, -1:]], 1)
 
@@ -64,7 +60,7 @@ def solve(
 ) -> Tensor:
     """The minimiser x_BTPC of [1]; factor_NTT = factorise of the same w and s as (B P, T)."""
     operator = second_difference_operator(target_BTPC.shape[1], target_BTPC)
-    change = stiffness_BTP[..., None] * a_BTPC * _per_clip(dt_s_B, a_BTPC).square()
+    change = stiffness_BTP[..., None] * a_BTPC * per_clip(dt_s_B, a_BTPC).square()
     right_side = weight_BTP[..., None] * target_BTPC + torch.einsum("kt,bkpc->btpc", operator, change[:, 1:-1])
     num_clips, num_frames, num_points, _ = target_BTPC.shape
     by_point = right_side.transpose(1, 2).reshape(num_clips * num_points, num_frames, -1)
@@ -85,7 +81,7 @@ def filter_forward(
     root = 0.25 * (4 + index - (8 * index + index.square()).sqrt())
     alpha = 1 - root.square()
     beta = 2 * (2 - alpha) - 4 * root
-    change = a_BTPC * _per_clip(dt_s_B, a_BTPC).square()
+    change = a_BTPC * per_clip(dt_s_B, a_BTPC).square()
     num_frames = target_BTPC.shape[1]
     x = target_BTPC[:, 0]
     ahead = min(2, num_frames - 1)
@@ -113,80 +109,6 @@ def filter_both_ways(
     return torch.lerp(reverse.flip(1), forward, torch.sigmoid(place)[None, :, None, None])
 
 
-def impose_flight(
-    body: Body,
-    x_BTP3: Tensor,
-    flight_BT: Tensor,
-    gravity_mps2_B3: Tensor,
-    dt_s_B: Tensor,
-    path_stiffness_B: Tensor,
-    turn_stiffness_B: Tensor,
-) -> Tensor:
-    """Move and turn each frame's body as a whole so that in flight momentum is what gravity makes it.
-
-    One Gauss-Newton step on the least rigid corrections with  c'' = g  for the centre of mass and  L' = 0  for angular
-    momentum, weighed by path_stiffness_B and turn_stiffness_B times the probability that a frame and both its
-    neighbours are in flight, from flight_BT. Shapes do not change. x_BTP3 the sixteen points; returns the same shape.
-    """
-    if x_BTP3.shape[1] < 3:
-        return x_BTP3
-    num_frames = x_BTP3.shape[1]
-    dt_s = _per_clip(dt_s_B, x_BTP3[:, :, 0])
-    in_flight_BT = functional.pad(flight_BT[:, :-2] * flight_BT[:, 1:-1] * flight_BT[:, 2:], (1, 1))
-    stiffness_2BT = torch.stack([path_stiffness_B, turn_stiffness_B])[..., None] * in_flight_BT
-
-    center_BT3 = center_of_mass(body, x_BTP3)
-    fall = gravity_mps2_B3[:, None] * dt_s.square() - torch.diff(center_BT3, n=2, dim=1)
-
-    # Angular momentum between frames, as Verlet conserves it; its change is undone by an angular acceleration.
-    momentum = angular_momentum(body, x_BTP3[:, :-1], torch.diff(x_BTP3, dim=1)) / dt_s
-    spin_up = rigid_spin(body, x_BTP3[:, 1:-1], torch.diff(momentum, dim=1) / dt_s)
-    change_2BT3 = torch.stack([fall, -dt_s.square() * spin_up])
-
-    operator = second_difference_operator(num_frames, x_BTP3)
-    factor = factorise(torch.ones_like(stiffness_2BT).flatten(0, 1), stiffness_2BT.flatten(0, 1))
-    right_side = operator.T @ (stiffness_2BT[..., 1:-1, None] * change_2BT3)
-    shift, turn = torch.cholesky_solve(right_side.flatten(0, 1), factor).chunk(2)
-    r = x_BTP3 - center_BT3[:, :, None]
-    return (center_BT3 + shift)[:, :, None] + _rotate(r, turn[:, :, None])
-
-
-def falls(
-    center_BT3: Tensor, gravity_B3: Tensor, flight_BT: Tensor, dt_s_B: Tensor, span_s: float
-) -> tuple[Tensor, Tensor]:
-    """Least-squares parabolas over each span of span_s: the sum of their falls in g (B,), and their number (B,).
-
-    center_BT3 of the centre of mass; gravity_B3 in m/s^2; flight_BT between 0 and 1: a parabola counts as much as all
-    of it is in flight. Both are zero for a clip that is shorter than a span.
-    """
-    sums = []
-    for center_T3, gravity_3, flight_T, dt_s in zip(center_BT3, gravity_B3, flight_BT, dt_s_B.tolist(), strict=True):
-        reach = max(2, round(span_s / 2 / dt_s))
-        if len(flight_T) <= 2 * reach:
-            sums.append(flight_T.new_zeros(2))
-            continue
-        time_s = torch.arange(-reach, reach + 1).to(center_T3) * dt_s
-        # Twice the coefficient of the quadratic term.
-        kernel = 2 * torch.linalg.pinv(torch.stack([torch.ones_like(time_s), time_s, time_s.square()], 1))[2]
-        down_T = center_T3 @ (gravity_3 / gravity_3.square().sum())
-        fall_T = functional.conv1d(down_T[None, None], kernel[None, None])[0, 0]
-        is_flight_T = flight_T.unfold(0, 2 * reach + 1, 1).prod(-1)
-        sums.append(torch.stack([(is_flight_T * fall_T).sum(), is_flight_T.sum()]))
-    fall_B, num_B = torch.stack(sums).unbind(1)
-    return fall_B, num_B
-
-
-def _rotate(r: Tensor, turn: Tensor) -> Tensor:
-    """Rodrigues' formula: r (..., 3) turned by the rotation vectors turn (..., 3)."""
-    angle = (turn.square().sum(-1, keepdim=True) + 1e-12).sqrt()
-    turn = turn.expand_as(r)
-    first = torch.linalg.cross(turn, r)
-    second = torch.linalg.cross(turn, first)
-    turned: Tensor = (
-        r + torch.sinc(angle / torch.pi) * first + 0.5 * torch.sinc(angle / (2 * torch.pi)).square() * second
-    )
-    return turned
-
-
-def _per_clip(values_B: Tensor, like: Tensor) -> Tensor:
+def per_clip(values_B: Tensor, like: Tensor) -> Tensor:
+    """(B,) -> (B, 1, ...), to go with `like`."""
     return values_B.reshape(-1, *[1] * (like.ndim - 1))

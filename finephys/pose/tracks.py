@@ -38,15 +38,19 @@ from finephys.physics.body import (
     joints_of,
     points_of,
 )
+from finephys.pose.recombination import LIMBS, graft
 from finephys.skeleton import NUM_JOINTS
 
 FLOATS = NDArray[np.float64]
 Split = Literal["train", "test"]
+Source = Literal["captured", "choreographed", "flight"]
 
 CLIPS = Path(__file__).parents[1] / "assets" / "clips"
 
 NUM_PERFORMERS = 24
-NUM_FLIGHTS = {"train": 384, "test": 64}
+NUM_FLIGHTS = {"train": 768, "test": 64}
+# How often a part of the body in a flight of training moves as in another recording.
+_GRAFTED_SHARE = 0.4
 # Longer than a gymnast stays up, so that a window of 32 frames at 30 a second fits into one flight.
 FLIGHT_S = 1.2
 
@@ -57,12 +61,13 @@ _FLIGHT_FPS = 120.0
 @dataclass(frozen=True, kw_only=True)
 class Track:
     """joints_m (K,17,3) in the world and in_flight (K,) at fps frames a second; performer: who, of those of the
-    split."""
+    split; source: what it is made of."""
 
     joints_m: NDArray[np.float32]
     in_flight: NDArray[np.bool_]
     fps: float
     performer: int
+    source: Source
 
     @property
     def duration_s(self) -> float:
@@ -97,7 +102,9 @@ def captured(split: Split) -> tuple[Track, ...]:
             )
             in_flight, _ = performer_contacts(motion, performer)
             joints_m = performer_joints(motion, performer).astype(np.float32)
-            tracks.append(Track(joints_m=joints_m, in_flight=in_flight, fps=motion.fps, performer=number))
+            tracks.append(
+                Track(joints_m=joints_m, in_flight=in_flight, fps=motion.fps, performer=number, source="captured")
+            )
     return tuple(tracks)
 
 
@@ -140,6 +147,7 @@ def choreographed(split: Split) -> tuple[Track, ...]:
                     in_flight=np.array(row["in_flight"], bool),
                     fps=float(row["fps"]),
                     performer=performer,
+                    source="choreographed",
                 )
             )
     return tuple(tracks)
@@ -156,9 +164,12 @@ def flights(split: Split) -> tuple[Track, ...]:
     for flight in range(num_flights):
         track = tracks[rng.integers(len(tracks))]
         performer_of.append(track.performer)
-        step = min(rng.uniform(0.8, 1.3), 0.99 * track.duration_s / FLIGHT_S) * track.fps / _FLIGHT_FPS
-        start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
-        shape_m, _ = track_at(track, start + step * np.arange(num_frames))
+        shape_m = _shape_in_flight(rng, track, num_frames)
+        donors = [other for other in tracks if other.performer == track.performer]
+        for limb in LIMBS if split == "train" else ():
+            if rng.random() < _GRAFTED_SHARE:
+                donor_m = _shape_in_flight(rng, donors[rng.integers(len(donors))], num_frames)
+                shape_m = graft(rng, limb, shape_m, donor_m, _FLIGHT_FPS)
         # The captured root's path would show in the angular momentum; only the shape is wanted, and twice smooth.
         shapes_m[flight] = gaussian_filter1d(shape_m - shape_m[:, :1], 2.0, axis=0)
 
@@ -182,9 +193,17 @@ def flights(split: Split) -> tuple[Track, ...]:
     joints_m = joints_of(x + center[:, :, None]).numpy().astype(np.float32)
     in_flight = np.ones(num_frames, bool)
     return tuple(
-        Track(joints_m=flight, in_flight=in_flight, fps=_FLIGHT_FPS, performer=number)
+        Track(joints_m=flight, in_flight=in_flight, fps=_FLIGHT_FPS, performer=number, source="flight")
         for flight, number in zip(joints_m, performer_of)
     )
+
+
+def _shape_in_flight(rng: np.random.Generator, track: Track, num_frames: int) -> FLOATS:
+    """(T,17,3) metres: a piece of the track, somewhat faster or slower."""
+    step = min(rng.uniform(0.8, 1.3), 0.99 * track.duration_s / FLIGHT_S) * track.fps / _FLIGHT_FPS
+    start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
+    shape_m, _ = track_at(track, start + step * np.arange(num_frames))
+    return shape_m
 
 
 def _turn_freely(body: Body, x: Tensor, first: Tensor, spin: Tensor) -> Tensor:

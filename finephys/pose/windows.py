@@ -19,12 +19,21 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 from finephys.pose.corruption import corrupt_detections, recorded_errors
+from finephys.pose.recombination import Limb, graft
 from finephys.pose.tracks import FLOATS, Split, Track, captured, choreographed, flights, track_at
 from finephys.skeleton import MIRROR, NUM_JOINTS
 
 # What windows show: flights of captured shapes, choreographed elements, and else captured motions.
 FLIGHT_SHARE = 0.2
 CHOREOGRAPHED_SHARE = 0.4
+# Of training's captured motions, how many get parts of other motions: where mechanics is to hold, parts without legs,
+# and only while the performer stands on them all the time; else of choreographed ones too.
+RECOMBINED_SHARE = 0.7
+_FREELY_RECOMBINED_SHARES = {"captured": 0.85, "choreographed": 0.4}
+_GRAFTS: tuple[tuple[Limb, float], ...] = (("upper_body", 0.7), ("left_arm", 0.5), ("right_arm", 0.5))
+_LEG_GRAFTS: tuple[tuple[Limb, float], ...] = (("left_leg", 0.4), ("right_leg", 0.4))
+# How far below the lowest joint before another's upper body may reach.
+_DEEPER_M = 0.05
 # Cameras: they turn after the performer; they did, and the 2D joints were brought into the middle frame's view (what
 # leaves the image is still seen); the others stand and have the whole path in the image.
 MOVING_CAMERA_SHARE = 0.25
@@ -66,6 +75,7 @@ def sample_window(
     fps: float = 30.0,
     is_corrupted: bool = True,
     num_prompts: int = 0,
+    keeps_mechanics: bool = True,
     is_outside_training: bool = False,
 ) -> dict[str, Any]:
     """Window number `index` of the endless sequence `seed`.
@@ -74,6 +84,8 @@ def sample_window(
     joints_cam_m (T,17,3) metres, camera frame; joints_px (T,17,2) and confidence (T,17) as a detector finds them, or
     exact with confidence 1 if not is_corrupted; intrinsics (3,3); gravity (3,) unit, down, in the camera frame, the
     mean of the frames'; in_flight (T,) bool. float32.
+    Motions of the train split are recombined (recombination.py): where keeps_mechanics so that contacts are contacts
+    and momentum is what it was in flight, else without regard to either.
     With num_prompts C also prompt_joints_cam_m (C,16,17,3) and prompt_gravity (C,3), at 30 fps in the camera of the
     middle frame.  is_outside_training: bodies larger or smaller, and cameras steeper, than any that training sees.
     split "test": performers and motions that "train" never shows.
@@ -84,7 +96,7 @@ def sample_window(
     size = float(rng.uniform(*_SIZES))
     if is_outside_training:
         size = float(rng.choice(_OUTSIDE_SIZES))
-    joints_m, in_flight, performer = _sample_motion(rng, split, num_frames, fps, size)
+    joints_m, in_flight, performer = _sample_motion(rng, split, num_frames, fps, size, keeps_mechanics)
     camera = _sample_camera(rng, joints_m, fps, is_outside_training)
     joints_cam_m = np.einsum("tab,tjb->tja", camera.rotation, joints_m) + camera.translation[:, None]
     focal_px, centre_px = camera.intrinsics[0, 0], camera.intrinsics[:2, 2]
@@ -153,10 +165,10 @@ def _sample_prompts(
 
 
 def _sample_motion(
-    rng: np.random.Generator, split: Split, num_frames: int, fps: float, size: float
+    rng: np.random.Generator, split: Split, num_frames: int, fps: float, size: float, keeps_mechanics: bool
 ) -> tuple[FLOATS, NDArray[np.bool_], int]:
     """Joints (T,17,3) in the world, in_flight (T,) and the performer's number: a piece of a random track, resized by
-    `size` (a body of this factor takes its square root times as long, Froude) and mirrored or not."""
+    `size` (a body of this factor takes its square root times as long, Froude), recombined or not, mirrored or not."""
     wanted_s = (num_frames - 1) / fps
     sources = (flights(split), choreographed(split), captured(split))
     shares = np.array([FLIGHT_SHARE, CHOREOGRAPHED_SHARE, 1.0 - FLIGHT_SHARE - CHOREOGRAPHED_SHARE])
@@ -165,16 +177,51 @@ def _sample_motion(
     if not shares.any():
         raise ValueError(f"no motion is as long as the window's {num_frames} frames at {fps} fps")
     tracks = long_enough[rng.choice(len(sources), p=shares / shares.sum())]
+    track, joints_m, in_flight = _piece(rng, tracks, num_frames, fps, size)
+    if split == "train":
+        joints_m = _recombined(rng, track, tracks, joints_m, in_flight, fps, size, keeps_mechanics)
+    if rng.random() < 0.5:
+        joints_m = joints_m[:, MIRROR] * np.array([1.0, 1.0, -1.0])
+    return joints_m, in_flight, track.performer
+
+
+def _recombined(
+    rng: np.random.Generator,
+    track: Track,
+    tracks: Sequence[Track],
+    joints_m: FLOATS,
+    in_flight: NDArray[np.bool_],
+    fps: float,
+    size: float,
+    keeps_mechanics: bool,
+) -> FLOATS:
+    """joints_m (T,17,3), a piece of the track, with parts of others of the tracks, or as it was."""
+    share = RECOMBINED_SHARE if track.source == "captured" and not in_flight.any() else 0.0
+    if not keeps_mechanics:
+        share = _FREELY_RECOMBINED_SHARES.get(track.source, 0.0)
+    if rng.random() >= share:
+        return joints_m
+    donors = [donor for donor in tracks if donor.performer == track.performer]
+    for limb, share in _GRAFTS if keeps_mechanics else (*_GRAFTS, *_LEG_GRAFTS):
+        if rng.random() < share:
+            _, donor_m, _ = _piece(rng, donors, len(joints_m), fps, size)
+            grafted_m = graft(rng, limb, joints_m, donor_m, fps)
+            if not keeps_mechanics or grafted_m[..., 1].min() > joints_m[..., 1].min() - _DEEPER_M:
+                joints_m = grafted_m
+    return joints_m
+
+
+def _piece(
+    rng: np.random.Generator, tracks: Sequence[Track], num_frames: int, fps: float, size: float
+) -> tuple[Track, FLOATS, NDArray[np.bool_]]:
+    """A random one of the tracks, and joints (T,17,3) and in_flight (T,) of a random piece of it."""
     # Longer recordings show more; short ones are not to be forgotten.
     weight = np.array([0.5 + track.duration_s for track in tracks])
     track = tracks[rng.choice(len(tracks), p=weight / weight.sum())]
     step = track.fps / fps / np.sqrt(size)
     start = rng.uniform(0.0, len(track.joints_m) - 1 - step * (num_frames - 1))
     joints_m, in_flight = track_at(track, start + step * np.arange(num_frames))
-    joints_m = size * joints_m
-    if rng.random() < 0.5:
-        joints_m = joints_m[:, MIRROR] * np.array([1.0, 1.0, -1.0])
-    return joints_m, in_flight, track.performer
+    return track, size * joints_m, in_flight
 
 
 def _sample_camera(

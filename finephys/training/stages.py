@@ -68,7 +68,9 @@ def find_stage(name: str) -> Stage:
             config=lifting_training.LiftingTrainingConfig,
             build=lifting_training.build,
             collate=lifting_training.collate,
-            sample_window=partial(windows.sample_window, is_corrupted=False, num_prompts=windows.EPISODE_PROMPTS),
+            sample_window=partial(
+                windows.sample_window, is_corrupted=False, num_prompts=windows.EPISODE_PROMPTS, keeps_mechanics=False
+            ),
             sample_validation_window=partial(
                 windows.sample_window, split="test", is_corrupted=False, num_prompts=windows.EPISODE_PROMPTS
             ),

@@ -51,7 +51,7 @@ def test_flight_and_the_solve_beat_the_data(body, flight_clip):
     """What is gained in flight, with and without a look at the image, and that the body then falls at g."""
     joints_dd, truth = flight_clip.joints_dd, flight_clip.truth
     dynamics_only = force_flight(PhysNet(num_gauss_newton_steps=0))(*flight_clip.inputs()).joints_pp_BTJ3
-    assert mpjpe(dynamics_only, truth) < 0.95 * mpjpe(joints_dd, truth)
+    assert mpjpe(dynamics_only, truth) < 0.97 * mpjpe(joints_dd, truth)
     assert fall_error(body, dynamics_only, flight_clip) < 0.3
     net = force_flight(PhysNet())
     result = net(*flight_clip.inputs()).joints_pp_BTJ3

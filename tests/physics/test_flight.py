@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+
+from finephys.physics.body import (
+    STANDARD_GRAVITY,
+    angular_momentum,
+    bone_lengths,
+    center_of_mass,
+    joints_of,
+    points_of,
+)
+from finephys.physics.flight import falls, impose_flight
+from finephys.physics.trajectory import acceleration
+from finephys.pose.recombination import graft
+from finephys.pose.tracks import flights
+
+
+def test_flight_imposes_parabola_and_angular_momentum(body, flight_clip):
+    """A noisy flight falls at g and keeps its angular momentum better; on the ground nothing changes."""
+    generator = torch.Generator().manual_seed(0)
+    truth = flight_clip.truth[:, :, 1:].double()
+    x = truth + 0.005 * torch.randn(truth.shape, generator=generator, dtype=torch.float64)
+    dt_s = flight_clip.dt_s.double()
+    gravity = STANDARD_GRAVITY * flight_clip.gravity.double()
+    flying = torch.ones_like(x[:, :, 0, 0])
+
+    def drift(x):
+        momentum = angular_momentum(body, x[:, :-1], x.diff(dim=1)) * 30
+        return (momentum - momentum.mean(1, keepdim=True)).norm(dim=-1).mean()
+
+    imposed = impose_flight(body, x, flying, gravity, dt_s, torch.full_like(dt_s, 1e8), torch.full_like(dt_s, 80.0))
+    fall = acceleration(center_of_mass(body, imposed), dt_s)
+    assert (fall - gravity[:, None]).norm(dim=-1).max() < 1e-3
+    assert drift(truth) < 0.25 * drift(x)
+    assert drift(imposed) < 0.4 * drift(x)
+    assert (imposed - truth).norm(dim=-1).mean() < 1.05 * (x - truth).norm(dim=-1).mean()
+    torch.testing.assert_close(bone_lengths(joints_of(imposed)), bone_lengths(joints_of(x)), atol=1e-9, rtol=0)
+
+    grounded = impose_flight(body, x, torch.zeros_like(flying), gravity, dt_s, 1e8 * dt_s, 1e8 * dt_s)
+    torch.testing.assert_close(grounded, x, atol=1e-9, rtol=0)
+
+
+def test_what_spins_fast_with_a_limb_astray_keeps_its_momentum_and_is_not_turned_away(body):
+    """Somersaults whose arm is slowly led astray: held to their momentum they do not turn as a whole for it."""
+    tracks = flights("test")
+    x = torch.stack([points_of(torch.from_numpy(track.joints_m[::4].astype(np.float64))) for track in tracks])
+    momentum = angular_momentum(body, x[:, :-1], x.diff(dim=1)) * 30
+    truth = x[momentum.norm(dim=-1).mean(1).argsort()[-6:]]
+    rng = np.random.default_rng(0)
+    bent = []
+    for motion in joints_of(truth).numpy():
+        for limb in ("left_arm", "right_leg"):
+            motion = graft(rng, limb, motion, motion, 30.0)
+        bent.append(points_of(torch.from_numpy(motion)))
+    bent = torch.stack(bent)
+    ones = torch.ones(len(bent), dtype=torch.float64)
+    gravity = torch.tensor([0.0, -STANDARD_GRAVITY, 0.0], dtype=torch.float64).expand(len(bent), 3)
+
+    def drift(x):
+        momentum = angular_momentum(body, x[:, :-1], x.diff(dim=1)) * 30
+        return (momentum - momentum.mean(1, keepdim=True)).norm(dim=-1).mean(1) / momentum.norm(dim=-1).mean(1)
+
+    def error_m(x):
+        centred = (x - center_of_mass(body, x)[:, :, None]) - (truth - center_of_mass(body, truth)[:, :, None])
+        return centred.norm(dim=-1).mean()
+
+    held = impose_flight(body, bent, ones[:, None].expand(bent.shape[:2]), gravity, ones / 30, 1e6 * ones, 1e4 * ones)
+    assert drift(truth).mean() < 0.05
+    assert drift(held).mean() < 0.3 * drift(bent).mean()
+    assert error_m(held) < 1.1 * error_m(bent)
+
+
+def test_gradients_are_exact(body, flight_clip):
+    x = flight_clip.truth[:1, :4, 1:].double().requires_grad_()
+    flight = torch.tensor([[0.2, 0.9, 0.7, 0.5]], dtype=torch.float64, requires_grad=True)
+    one = torch.ones(1, dtype=torch.float64)
+    gravity = STANDARD_GRAVITY * flight_clip.gravity[:1].double()
+    assert torch.autograd.gradcheck(
+        lambda x, flight: impose_flight(body, x, flight, gravity, one / 30, 50 * one, 5 * one), (x, flight)
+    )
+
+
+def test_falls_count_parabolas_that_are_all_in_flight():
+    """Thrown at 1.25 times what g would do, of 41 frames the last 31 in flight: 31 - 13 + 1 spans of 13 frames."""
+    time_s = torch.arange(41, dtype=torch.float64) / 30
+    gravity = torch.tensor([0.0, STANDARD_GRAVITY, 0.0], dtype=torch.float64)
+    path = torch.tensor([1.0, -3.0, 0.2]) * time_s[:, None] + 1.25 * gravity * time_s[:, None].square() / 2
+    flight = (torch.arange(41) >= 10).double()
+    clips = torch.stack([path, path])
+    total, number = falls(clips, gravity.expand(2, 3), torch.stack([flight, 0 * flight]), torch.full((2,), 1 / 30), 0.4)
+    assert number.tolist() == [19, 0]
+    assert total.tolist() == pytest.approx([19 * 1.25, 0])
+    # Too short for a span.
+    total, number = falls(clips[:, :12], gravity.expand(2, 3), torch.ones(2, 12), torch.full((2,), 1 / 30), 0.4)
+    assert total.tolist() == number.tolist() == [0, 0]
