@@ -61,7 +61,7 @@ SMOOTHING_S = 0.045
 # The least that the result is smoothed. With weights trained without it, 0.03 s took acceleration errors on held-out
 # clips from 13.9, 26.1, 21.4 to 13.6, 25.8, 20.4 m/s^2 (ground, aerials, spinkick); 0.045 s gave 26.9 on aerials.
 LAST_SMOOTHING_S = 0.03
-# Where the untrained network balances image, S_dd, bones and dynamics; the heads scale each by up to e^3.
+# Where the untrained network balances image, S_dd, bones and dynamics; the heads scale each by up to e^2.5.
 IMAGE_NOISE_M = 0.03
 POSITION_NOISE_M = 0.05
 BONE_NOISE_M = 0.005
@@ -84,10 +84,12 @@ GATE_BIAS = -1.0
 SHORTEST_FLIGHT_S = 0.15
 # Half the distance between a small child's hip joints is ten times this.
 SHORTEST_BONE_M = 0.005
-# What a head output of 1 means.
-MUSCLE_MPS2 = 20.0
+# What a head output of 1 means, and the logarithm of how far trust can be moved. Larger ones fit motions of training
+# better and others worse (assets/pipeline.md).
+MUSCLE_MPS2 = 10.0
 OFFSET_M = 0.1
-BONE_LOG_SCALE = 0.1
+BONE_LOG_SCALE = 0.06
+TRUST_RANGE = 2.5
 
 
 @dataclass(frozen=True)
@@ -414,8 +416,8 @@ def _euler_lagrange(
 
 
 def _trust(logit: Tensor) -> Tensor:
-    """A factor between e^-3 and e^3, 1 at 0."""
-    return (3.0 * torch.tanh(logit / 3.0)).exp()
+    """A factor between e^-TRUST_RANGE and e^TRUST_RANGE, 1 at 0."""
+    return (TRUST_RANGE * torch.tanh(logit / 3.0)).exp()
 
 
 def _inverse_softplus(y: Tensor) -> Tensor:
