@@ -356,12 +356,10 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         def follow_dynamics(target_BTP3: Tensor) -> Tensor:
             if self.recursion == "solve":
-                x = solve(factor, target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
-            elif self.recursion == "bidirectional":
-                x = filter_both_ways(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
-            else:
-                x = filter_forward(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
-            return fly(x)
+                return solve(factor, target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
+            if self.recursion == "bidirectional":
+                return filter_both_ways(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
+            return filter_forward(target_BTP3, weight_BTP, a_BTP3, stiffness_BTP, dt_s_B)
 
         def fly(x: Tensor) -> Tensor:
             return impose_flight(body, x, flight_BT, seen.gravity_B3, dt_s_B, path_stiffness_B, turn_stiffness_B)
@@ -369,7 +367,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         x_BTP3 = follow_dynamics(observed_BTP3)
         for _ in range(self.num_gauss_newton_steps):
             x_BTP3 = refine(body, x_BTP3, rays_BTJ2, image_weight_BTJ, lengths_BC, length_weight, prior_weight_BTP)
-            x_BTP3 = follow_dynamics(x_BTP3)
+            x_BTP3 = fly(follow_dynamics(x_BTP3))
         # Putting each frame on the bones, and turning it, has roughened the shape; the path of the centre is to stay.
         center_BT13 = center_of_mass(body, x_BTP3)[:, :, None]
         x_BTP3 = smooth(x_BTP3 - center_BT13, dt_s_B, LAST_SMOOTHING_S)
