@@ -10,8 +10,8 @@ FAST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reor
 
 help:
 	@echo "make demo       train a little, generate held-out clips, write $(DEMO)/index.html (under 10 minutes on 2 cores)"
-	@echo "make test       everything that CI runs (about 22 minutes on 2 cores)"
-	@echo "make test-fast  the tests without Ray (3 to 4 minutes on 2 cores)"
+	@echo "make test       everything that CI runs (15 to 22 minutes on 2 cores)"
+	@echo "make test-fast  the tests without Ray (2 to 4 minutes on 2 cores)"
 	@echo "make check      ruff, ruff format, mypy"
 	@echo "make clips      rebuild the shipped demo clips from motion capture"
 	@echo "make clean      remove $(DEMO)"
