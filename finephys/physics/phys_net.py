@@ -61,7 +61,7 @@ SMOOTHING_S = 0.045
 # The least that the result is smoothed. With weights trained without it, 0.03 s took acceleration errors on held-out
 # clips from 13.9, 26.1, 21.4 to 13.6, 25.8, 20.4 m/s^2 (ground, aerials, spinkick); 0.045 s gave 26.9 on aerials.
 LAST_SMOOTHING_S = 0.03
-# Where the untrained network balances image, S_dd, bones and dynamics; the heads scale each by up to e^2.5.
+# Where the untrained network balances image, S_dd, bones and dynamics; the heads scale each by up to e^TRUST_RANGE.
 IMAGE_NOISE_M = 0.03
 POSITION_NOISE_M = 0.05
 BONE_NOISE_M = 0.005

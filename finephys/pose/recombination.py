@@ -5,10 +5,10 @@ Letters: T frames, J = 17 joints
 Units:   metre, radian
 Frames:  world
 
-Some twenty recordings are few: a lifter learns them by heart, errs by a third more on motions that it has not seen,
-and what stands behind it learns to trust it too much. Parts exchanged between motions are never seen twice (Li et al.,
-"Cascaded deep monocular 3D human pose estimation with evolutionary training data", CVPR 2020, does it to single poses).
-Bones keep their lengths, since all is of one performer. Who stands on legs of his own keeps his contacts and flight.
+Some twenty recordings are few: a lifter learns them by heart, and what stands behind it to trust it too much. Parts
+exchanged between motions are never seen twice (Li et al., "Cascaded deep monocular 3D human pose estimation with
+evolutionary training data", CVPR 2020, does it to single poses). Bones keep their lengths, since all is of one
+performer. Whoever keeps their legs keeps their contacts with the floor.
 """
 
 from dataclasses import dataclass

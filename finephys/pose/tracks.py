@@ -6,9 +6,9 @@ Units:   metre, second
 Frames:  world, y up
 
 Captured motions are put on random performers. Choreographed ones are those of the shipped clips, on their performers.
-Flights change shape as something captured does, while the centre of mass falls at g and the body turns so that its
-angular momentum stays what it was at take-off. Speeds vary only with size (Froude): a body b times as large moves in
-time sqrt(b) times as long, so that gravity holds.
+Flights change shape as something captured does, in training with limbs of other recordings, while the centre of mass
+falls at g and the body turns so that its angular momentum stays what it was at take-off. Speeds vary only with size
+(Froude): a body b times as large moves in time sqrt(b) times as long, so that gravity holds.
 
 A process computes the motions once, in seconds, and keeps them.
 """

@@ -20,16 +20,17 @@ from scipy.spatial.transform import Rotation
 
 from finephys.pose.corruption import corrupt_detections, recorded_errors
 from finephys.pose.recombination import Limb, graft
-from finephys.pose.tracks import FLOATS, Split, Track, captured, choreographed, flights, track_at
+from finephys.pose.tracks import FLOATS, Source, Split, Track, captured, choreographed, flights, track_at
 from finephys.skeleton import MIRROR, NUM_JOINTS
 
 # What windows show: flights of captured shapes, choreographed elements, and else captured motions.
 FLIGHT_SHARE = 0.2
 CHOREOGRAPHED_SHARE = 0.4
-# Of training's captured motions, how many get parts of other motions: where mechanics is to hold, parts without legs,
+# Of training's motions, how many get parts of other motions: where mechanics is to hold, parts without legs,
 # and only while the performer stands on them all the time; else of choreographed ones too.
-RECOMBINED_SHARE = 0.7
-_FREELY_RECOMBINED_SHARES = {"captured": 0.85, "choreographed": 0.4}
+# Flights are made of recombined shapes as they are.
+_RECOMBINED_SHARES: dict[Source, float] = {"captured": 0.7, "choreographed": 0.0, "flight": 0.0}
+_FREELY_RECOMBINED_SHARES: dict[Source, float] = {"captured": 0.85, "choreographed": 0.4, "flight": 0.0}
 _GRAFTS: tuple[tuple[Limb, float], ...] = (("upper_body", 0.7), ("left_arm", 0.5), ("right_arm", 0.5))
 _LEG_GRAFTS: tuple[tuple[Limb, float], ...] = (("left_leg", 0.4), ("right_leg", 0.4))
 # How far below the lowest joint before another's upper body may reach.
@@ -196,10 +197,9 @@ def _recombined(
     keeps_mechanics: bool,
 ) -> FLOATS:
     """joints_m (T,17,3), a piece of the track, with parts of others of the tracks, or as it was."""
-    share = RECOMBINED_SHARE if track.source == "captured" and not in_flight.any() else 0.0
-    if not keeps_mechanics:
-        share = _FREELY_RECOMBINED_SHARES.get(track.source, 0.0)
-    if rng.random() >= share:
+    shares = _RECOMBINED_SHARES if keeps_mechanics else _FREELY_RECOMBINED_SHARES
+    is_left_alone = keeps_mechanics and in_flight.any()
+    if rng.random() >= shares[track.source] or is_left_alone:
         return joints_m
     donors = [donor for donor in tracks if donor.performer == track.performer]
     for limb, share in _GRAFTS if keeps_mechanics else (*_GRAFTS, *_LEG_GRAFTS):

@@ -1,10 +1,13 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
 from finephys.physics.body import bone_lengths
-from finephys.pose.recombination import LIMBS, graft
+from finephys.pose import windows
+from finephys.pose.recombination import LIMBS, Limb, graft
 from finephys.pose.tracks import captured
 from finephys.pose.windows import sample_window
 from finephys.skeleton import JOINT_NAMES
@@ -19,7 +22,7 @@ def _two_motions() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("limb", LIMBS)
-def test_only_the_limb_moves_and_bones_keep_their_lengths(limb: str) -> None:
+def test_only_the_limb_moves_and_bones_keep_their_lengths(limb: Limb) -> None:
     joints_m, donor_m = _two_motions()
     grafted_m = graft(np.random.default_rng(0), limb, joints_m, donor_m, FPS)
     moved = {
@@ -73,6 +76,27 @@ def test_windows_of_training_are_recombined_and_those_of_the_test_split_are_not(
 
     assert 0.3 < np.mean(differ("train")) < 0.7
     assert not any(differ("test"))
-    # Whatever moves with mechanics in it flies as it did.
-    rows = [sample_window(index, 3, is_corrupted=False) for index in range(60)]
-    assert 0.1 < np.mean([row["in_flight"].all() for row in rows]) < 0.6
+
+
+def test_where_mechanics_is_kept_nobody_in_flight_and_no_leg_is_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    grafted: list[str] = []
+
+    def recorded(rng: np.random.Generator, limb: Limb, *rest: Any) -> np.ndarray:
+        grafted.append(limb)
+        return graft(rng, limb, *rest)
+
+    # Made before: flights graft shapes of their own.
+    sample_window(0, 0)
+    monkeypatch.setattr(windows, "graft", recorded)
+    num_grafts = 0
+    for index in range(60):
+        grafted.clear()
+        row = sample_window(index, 3, is_corrupted=False)
+        assert not (grafted and row["in_flight"].any())
+        assert not [limb for limb in grafted if limb.endswith("leg")]
+        num_grafts += len(grafted)
+    assert num_grafts > 10
+    grafted.clear()
+    for index in range(60):
+        sample_window(index, 3, is_corrupted=False, keeps_mechanics=False)
+    assert {"left_leg", "right_leg"} <= set(grafted)
