@@ -12,7 +12,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
-StageName = Literal["vae", "pose2d", "lifting", "physics", "frames", "joint"]
+StageName = Literal["vae", "pose2d", "lifting", "physics", "frames", "clips", "joint"]
 PoseSource = Literal["detected", "truth"]
 
 # Fields that change neither the weights nor the order of the data: a run may be taken up again with others.

@@ -54,6 +54,15 @@ def demo(stage: StageName) -> TrainConfig:
             # Single frames learn to follow a skeleton; it may as well be the true one.
             rows=RowsConfig(pose_source="truth"),
         )
+    if stage == "clips":
+        return replace(
+            common,
+            init="finephys/assets/pipeline",
+            steps=4000,
+            batch_size=2,
+            optimizer=OptimizerConfig(lr=3e-4),
+            rows=RowsConfig(pose_source="truth"),
+        )
     return replace(
         common,
         init="finephys/assets/pipeline",
@@ -76,7 +85,7 @@ def demo(stage: StageName) -> TrainConfig:
 def sd15_one_node(stage: StageName) -> TrainConfig:
     """Stable Diffusion 1.5 with AnimateDiff motion modules on the 8 GPUs of one machine."""
     common = demo(stage)
-    if stage in ("frames", "joint"):
+    if stage in ("frames", "clips", "joint"):
         module: Any = common.module
         denoiser = replace(module.denoiser, lora_rank=64, gradient_checkpointing=True, snr_weighting="min_snr")
         common = replace(common, module=replace(module, denoiser=denoiser))

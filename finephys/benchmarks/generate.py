@@ -20,6 +20,7 @@ from diffusers import AnimateDiffControlNetPipeline, ControlNetModel, UNetMotion
 from numpy.typing import NDArray
 from PIL import Image
 
+from finephys.benchmarks import full_size
 from finephys.data.video import decode_video
 from finephys.diffusion.pipeline import FinePhysPipeline
 from finephys.diffusion.text import encode_prompts, tokenize
@@ -43,13 +44,15 @@ PROMPT = "A gymnast with fair skin and black hair in a red leotard leaps, in a b
 
 
 def measure() -> list[Figure]:
-    """All figures, of the shipped weights at 128x128, 16 frames, without classifier-free guidance."""
+    """All figures, of the shipped weights at 128x128, 16 frames, without classifier-free guidance; on a machine with a
+    GPU those of finephys/benchmarks/full_size.py too."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         model = FinePhysPipeline.from_pretrained(ASSETS / "pipeline")
         model.set_progress_bar_config(disable=True)
-        return [*_time_figures(model), *_batch_figures(model), *_step_figures(model)]
+        figures = [*_time_figures(model), *_batch_figures(model), *_step_figures(model)]
+        return [*figures, *(full_size.measure() if torch.cuda.is_available() else [])]
     finally:
         torch.set_num_threads(threads)
 

@@ -5,25 +5,25 @@ Letters: B = 4096 bodies
 Units:   ratios of medians of the processor's time; one thread, float64
 
 forward_over_aba, forward_over_mj_forward   forward_dynamics of B bodies at once over B calls of Pinocchio's aba and of
-    MuJoCo's mj_forward on the same tree, each call from Python, as the engines' own users make them.
+    MuJoCo's mj_forward on the same tree, each call from Python, as the engines' own users make them. Left out, which
+    stderr says, where the two are not installed.
 forward_and_backward_over_forward           with the gradients in positions, velocities and forces, over without.
 phys_net_over_unet_pass                     all of Phys-Net on a clip of 24 frames over one pass of the shipped UNet on
     16 frames, both in float32 and without gradients.
 cuda_over_one_cpu_thread                    bodies a second on a GPU over those on one thread, where there is a GPU.
 """
 
+import importlib.util
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import mujoco
 import numpy as np
-import pinocchio as pin
 import torch
 from diffusers import UNetMotionModel
 
-from finephys.benchmarks.engines import MuJoCo, Pinocchio
 from finephys.evaluation.figures import Figure
 from finephys.physics.body import Body
 from finephys.physics.dynamics import forward_dynamics
@@ -40,7 +40,12 @@ def measure() -> list[Figure]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        figures = [*_against_engines(), _against_unet()]
+        figures = [_against_unet()]
+        missing = [name for name in ("mujoco", "pinocchio") if importlib.util.find_spec(name) is None]
+        if missing:
+            print(f"finephys: {missing[0]} is not installed: nothing to compare with", file=sys.stderr)
+        else:
+            figures = [*_against_engines(), *figures]
         if torch.cuda.is_available():
             figures.append(_against_one_thread())
         return figures
@@ -49,6 +54,12 @@ def measure() -> list[Figure]:
 
 
 def _against_engines() -> list[Figure]:
+    # Here: a machine with a GPU need not have them.
+    import mujoco
+    import pinocchio as pin
+
+    from finephys.benchmarks.engines import MuJoCo, Pinocchio
+
     body = Body.from_anthropometry(mass_kg=50.0, height_m=1.6)
     x, v, f = _states()
     watched = [one.clone().requires_grad_() for one in (x, v, f)]

@@ -1,4 +1,4 @@
-"""The two stages that train the generator: single frames on true joints, then clips through Phys-Net.
+"""The three stages that train the generator: single frames on true joints, clips on them, clips through Phys-Net.
 
 Path:    clip features -> physics -> fuse -> project -> heatmaps -> guidance -> unet -> loss
 Letters: B clips, T frames at the clip's own rate, F frames that the UNet sees, J = 17 joints, L bytes of a prompt
@@ -6,10 +6,12 @@ Units:   metres in the camera frame of the clip's middle frame unless said other
 
 FinePhys (arXiv:2505.13437) trains Phys-Net, guidance and UNet jointly, and so does JointModule: heatmaps are
 differentiable, so the denoising loss reaches Phys-Net. Before that the spatial layers learn from single frames, many
-times cheaper than clips (AnimateDiff's order), guided by ground truth so that no error of pose blurs the picture.
+times cheaper than clips, then the motion modules with them from clips (AnimateDiff's order), both guided by ground
+truth so that no error of pose blurs the picture, and without Phys-Net, which costs a GPU more time than the UNet.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,7 +44,7 @@ PROMPT_BYTES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class FramesTrainingConfig:
-    """First stage: single frames, true joints, no motion modules, no Phys-Net."""
+    """First stage and second: single frames without motion modules, then clips; true joints, no Phys-Net."""
 
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     # Deviation of the noise on the true joints: the guidance of later stages is not exact either.
@@ -51,7 +53,7 @@ class FramesTrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class JointTrainingConfig:
-    """Second stage: clips; Phys-Net, guidance, UNet and text encoder together."""
+    """Third stage: clips; Phys-Net, guidance, UNet and text encoder together."""
 
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     phys_net: PhysNetConfig = field(default_factory=PhysNetConfig)
@@ -69,11 +71,19 @@ def collate_frames(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) 
     frame with its intrinsics_BF33, body_px_BFJ2, image_size_B2 (height, width), and another random frame as
     reference_BChw, reference_px_BJ2, is_static_B.
     """
-    _check_sizes(rows)
-    frames = [rng.integers(len(row["latents"]), size=1) for row in rows]
-    batch = _clips(rows, frames, rng)
-    joints, intrinsics = zip(*(_best_joints(row, frame) for row, frame in zip(rows, frames, strict=True)))
-    return {**batch, "joints_cam_m_BFJ3": _stack(joints), "intrinsics_BF33": _stack(intrinsics)}
+    return _on_best_joints(rows, [rng.integers(len(row["latents"]), size=1) for row in rows], rng)
+
+
+def collate_clips(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
+    """F = 16 frames of each clip, spread as generation spreads them over a window of it of any length; else as
+    collate_frames. Raises ValueError, naming the clip, on fewer than 16 frames."""
+    _check_lengths(rows)
+    frames = []
+    for row in rows:
+        num_window = int(rng.integers(NUM_FRAMES, len(row["latents"]) + 1))
+        start = int(rng.integers(len(row["latents"]) - num_window + 1))
+        frames.append(start + np.linspace(0, num_window - 1, NUM_FRAMES).round().astype(int))
+    return _on_best_joints(rows, frames, rng)
 
 
 def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
@@ -86,9 +96,7 @@ def collate(rows: Sequence[Mapping[str, Any]], rng: np.random.Generator) -> dict
     Raises ValueError, naming the clip, on fewer than 16 frames.
     """
     _check_sizes(rows)
-    for row in rows:
-        if len(row["latents"]) < NUM_FRAMES:
-            raise ValueError(f"clip {row['clip_id']} has {len(row['latents'])} frames, wanted at least {NUM_FRAMES}")
+    _check_lengths(rows)
     longest_stride = min(MAX_STRIDE, min(len(row["latents"]) for row in rows) // NUM_FRAMES)
     stride = int(rng.integers(1, longest_stride + 1))
     num_window = NUM_FRAMES * stride
@@ -135,6 +143,21 @@ def _clips(
     }
 
 
+def _on_best_joints(
+    rows: Sequence[Mapping[str, Any]], frames: Sequence[np.ndarray], rng: np.random.Generator
+) -> dict[str, Tensor]:
+    _check_sizes(rows)
+    joints, intrinsics = zip(*(_best_joints(row, index) for row, index in zip(rows, frames, strict=True)))
+    batch = _clips(rows, frames, rng)
+    return {**batch, "joints_cam_m_BFJ3": _stack(joints), "intrinsics_BF33": _stack(intrinsics)}
+
+
+def _check_lengths(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        if len(row["latents"]) < NUM_FRAMES:
+            raise ValueError(f"clip {row['clip_id']} has {len(row['latents'])} frames, wanted at least {NUM_FRAMES}")
+
+
 def _check_sizes(rows: Sequence[Mapping[str, Any]]) -> None:
     sizes = {(int(row["height"]), int(row["width"])) for row in rows}
     if len(sizes) != 1:
@@ -171,11 +194,16 @@ def _prompts(prompt_BL: Tensor) -> list[str]:
 
 def build_frames(config: FramesTrainingConfig, init: Path | None) -> "FramesTraining":
     """The first stage, fresh or from the parts in the pipeline folder `init`."""
-    return FramesTraining(config, build_denoiser(config.denoiser, init))
+    return FramesTraining(config, build_denoiser(config.denoiser, init), moves=False)
+
+
+def build_clips(config: FramesTrainingConfig, init: Path | None) -> "FramesTraining":
+    """The second stage, likewise."""
+    return FramesTraining(config, build_denoiser(config.denoiser, init), moves=True)
 
 
 def build(config: JointTrainingConfig, init: Path | None) -> "JointModule":
-    """The second stage. From `init` come the denoiser and Phys-Net, each where it lies there, else fresh."""
+    """The third stage. From `init` come the denoiser and Phys-Net, each where it lies there, else fresh."""
     if init is not None and (init / "phys_net").is_dir():
         phys_net = PhysNet.from_pretrained(init / "phys_net")
     else:
@@ -184,21 +212,22 @@ def build(config: JointTrainingConfig, init: Path | None) -> "JointModule":
 
 
 class FramesTraining(nn.Module):
-    """The denoiser on single frames; motion modules neither run nor learn."""
+    """The denoiser on true joints: of single frames, where motion modules neither run nor learn, or of clips."""
 
-    def __init__(self, config: FramesTrainingConfig, denoiser: GuidedDenoiser) -> None:
+    def __init__(self, config: FramesTrainingConfig, denoiser: GuidedDenoiser, *, moves: bool) -> None:
         super().__init__()
         self.config = config
         self.denoiser = denoiser
+        self.moves = moves
         for parameter in motion_parameters(denoiser.unet):
-            parameter.requires_grad_(False)
+            parameter.requires_grad_(moves)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Losses of one batch of collate_frames: loss = denoise (body-weighted), and mse."""
+        """Losses of one batch of collate_frames, or of collate_clips: loss = denoise (body-weighted), and mse."""
         joints = batch["joints_cam_m_BFJ3"]
         joints_px = project(joints, batch["intrinsics_BF33"])
         joints_px = joints_px + self.config.joint_jitter_px * torch.randn_like(joints_px)
-        with skip_motion(self.denoiser.unet):
+        with nullcontext() if self.moves else skip_motion(self.denoiser.unet):
             losses = self.denoiser(
                 batch["latents_BFChw"],
                 _prompts(batch["prompt_BL"]),

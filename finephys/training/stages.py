@@ -88,7 +88,7 @@ def find_stage(name: str) -> Stage:
             sample_validation_window=partial(windows.sample_window, split="test", is_corrupted=False),
             init_parts=("lifter",),
         )
-    if name in ("frames", "joint"):
+    if name in ("frames", "clips", "joint"):
         from finephys.diffusion import joint
 
         if name == "frames":
@@ -98,6 +98,13 @@ def find_stage(name: str) -> Stage:
                 build=joint.build_frames,
                 collate=joint.collate_frames,
             )
+        if name == "clips":
+            return Stage(
+                rows="features",
+                config=joint.FramesTrainingConfig,
+                build=joint.build_clips,
+                collate=joint.collate_clips,
+            )
         return Stage(
             rows="features",
             config=joint.JointTrainingConfig,
@@ -105,7 +112,7 @@ def find_stage(name: str) -> Stage:
             collate=joint.collate,
             sampler=joint.sampler,
         )
-    raise ValueError(f"unknown stage {name!r}, wanted one of vae, pose2d, lifting, physics, frames, joint")
+    raise ValueError(f"unknown stage {name!r}, wanted one of vae, pose2d, lifting, physics, frames, clips, joint")
 
 
 def module_config(stage: Stage, plain: dict[str, Any]) -> Any:

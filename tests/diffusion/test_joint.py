@@ -13,8 +13,10 @@ from finephys.diffusion.joint import (
     FramesTrainingConfig,
     JointTrainingConfig,
     build,
+    build_clips,
     build_frames,
     collate,
+    collate_clips,
     collate_frames,
     sampler,
 )
@@ -46,6 +48,24 @@ def test_frames_batch_pairs_latents_with_their_joints(rows):
     assert bytes(batch["prompt_BL"][0].numpy()).rstrip(b"\0").decode() == rows[0]["prompt"]
 
 
+def test_clips_batch_spreads_frames_over_windows_of_any_length(rows):
+    for row in rows:
+        row["latents"] = np.ones_like(row["latents"]) * np.arange(40)[:, None, None, None]
+        row["truth_joints_cam_m"] = row["truth_joints_cam_m"] * 0 + np.arange(1, 41)[:, None, None]
+    lengths = set()
+    for seed in range(40):
+        batch = collate_clips(rows, np.random.default_rng(seed))
+        numbers_BF = batch["latents_BFChw"][:, :, 0, 0, 0]
+        assert torch.equal(batch["joints_cam_m_BFJ3"][:, :, 0, 0], numbers_BF + 1)
+        for numbers_F in numbers_BF.tolist():
+            # As the pipeline and evaluation choose the frames of a clip.
+            spread = np.linspace(numbers_F[0], numbers_F[-1], 16).round()
+            assert numbers_F == spread.tolist()
+            lengths.add(numbers_F[-1] - numbers_F[0] + 1)
+    assert min(lengths) < 20
+    assert max(lengths) > 36
+
+
 def test_joint_batch_holds_a_window_and_evenly_spaced_frames_of_it(rows):
     rows[0] = feature_row(70)
     for row in rows:
@@ -67,7 +87,7 @@ def test_joint_batch_holds_a_window_and_evenly_spaced_frames_of_it(rows):
 
 
 def test_the_reference_is_a_frame_of_the_clip_with_its_joints(rows):
-    for collated in (collate, collate_frames):
+    for collated in (collate, collate_clips, collate_frames):
         batch = collated(rows, np.random.default_rng(0))
         for clip, row in enumerate(rows):
             latents = torch.from_numpy(row["latents"]).float()
@@ -109,8 +129,9 @@ def test_a_camera_that_moves_is_drawn_frame_by_frame(rows):
 
 def test_short_clips_and_mixed_sizes_are_named(rows):
     short = {**feature_row(15), "clip_id": "too-short"}
-    with pytest.raises(ValueError, match="too-short has 15 frames, wanted at least 16"):
-        collate([short], np.random.default_rng(0))
+    for collated in (collate, collate_clips):
+        with pytest.raises(ValueError, match="too-short has 15 frames, wanted at least 16"):
+            collated([short], np.random.default_rng(0))
     with pytest.raises(ValueError, match="one size"):
         collate_frames([rows[0], rows[1] | {"width": 96}], np.random.default_rng(0))
 
@@ -137,6 +158,21 @@ def test_frames_stage_learns_and_leaves_motion_alone(undropped, rows):
     assert all(parameter.grad is not None for parameter in trainable)
     after = motion_parameters(module.denoiser.unet)
     assert all(torch.equal(old, parameter) for old, parameter in zip(frozen, after, strict=True))
+
+
+def test_clips_stage_trains_motion_too(undropped, rows):
+    torch.manual_seed(0)
+    module = build_clips(FramesTrainingConfig(denoiser=undropped), None)
+    before = [parameter.clone() for parameter in motion_parameters(module.denoiser.unet)]
+    optimizer = torch.optim.AdamW(module.parameters(), lr=2e-3)
+    batch = collate_clips(rows, np.random.default_rng(0))
+    for step in range(3):
+        torch.manual_seed(step)
+        module(batch)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    after = motion_parameters(module.denoiser.unet)
+    assert all(not torch.equal(old, parameter) for old, parameter in zip(before, after, strict=True))
 
 
 def test_denoising_loss_reaches_phys_net(undropped, rows):
