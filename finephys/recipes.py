@@ -87,7 +87,14 @@ def sd15_one_node(stage: StageName) -> TrainConfig:
     common = demo(stage)
     if stage in ("frames", "clips", "joint"):
         module: Any = common.module
-        denoiser = replace(module.denoiser, lora_rank=64, gradient_checkpointing=True, snr_weighting="min_snr")
+        denoiser = replace(
+            module.denoiser,
+            # Each frame its own noise, as AnimateDiff's motion modules know it.
+            shared_noise=0.0,
+            lora_rank=64,
+            gradient_checkpointing=True,
+            snr_weighting="min_snr",
+        )
         common = replace(common, module=replace(module, denoiser=denoiser))
     return replace(
         common,

@@ -67,8 +67,9 @@ def feature_rows(index: ClipIndex, init: str, config: RowsConfig) -> ray.data.Da
     # 3. frames -> 2D joints -> S_dd, and latents, 1:1
     return rows.map_batches(
         MakeFeatures,
-        # Where Ray runs all three as one task a batch would be that many row groups.
-        batch_size=None,
+        # Where Ray runs all three as one task a batch would be that many row groups. On a GPU it insists on a number,
+        # and the actor is a task of its own.
+        batch_size=1 if config.actor_gpus else None,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.actors),
         num_cpus=config.actor_cpus,

@@ -309,8 +309,9 @@ def sampler(init: Path) -> Callable[[JointModule, Mapping[str, Tensor]], list[tu
     init: the pipeline folder whose VAE decodes.
     """
     # Imported here: the pipeline needs every hop's libraries, and most of what trains does not.
-    from finephys.diffusion.pipeline import FinePhysPipeline
+    from finephys.diffusion.pipeline import FinePhysPipeline, read_shared_noise
 
+    shared_noise = read_shared_noise(init)
     vae = AutoencoderKL.from_pretrained(init, subfolder="vae", torch_dtype=torch.float32)
 
     @torch.no_grad()
@@ -324,7 +325,7 @@ def sampler(init: Path) -> Callable[[JointModule, Mapping[str, Tensor]], list[tu
             unet=denoiser.unet,
             scheduler=deepcopy(denoiser.scheduler),
             guidance_encoder=denoiser.guidance_encoder,
-            shared_noise=denoiser.config.shared_noise,
+            shared_noise=shared_noise,
         )
         pipeline.set_progress_bar_config(disable=True)
         height, width = _image_size(batch)

@@ -57,6 +57,10 @@ COMPONENTS: dict[str, type] = {
     "lifter": Lifter,
     "pose_estimator": RTMPose,
 }
+# More than in training (DenoiserConfig.shared_noise). Of six held-out clips guided by ground truth, six steps, PCK at
+# 0.1 of the box and the background's flicker in grey levels were 0.774, 4.1 with 0.5; 0.792, 3.0 with 0.8; 0.792, 2.7
+# with 0.9; 0.778, 0.9 with 1.0; of the renders 0.870, 2.8.
+SAMPLED_SHARED_NOISE = 0.9
 # Needed only where a video drives.
 _OPTIONAL = ("phys_net", "lifter", "pose_estimator")
 
@@ -96,9 +100,9 @@ class FinePhysPipeline(DiffusionPipeline):
         phys_net: PhysNet | None = None,
         lifter: Lifter | None = None,
         pose_estimator: RTMPose | None = None,
-        shared_noise: float = 1.0,
+        shared_noise: float = SAMPLED_SHARED_NOISE,
     ) -> None:
-        """shared_noise: variance of the noise that the frames share, as in training (DenoiserConfig.shared_noise).
+        """shared_noise: variance of the noise that the frames of a clip share where sampling starts.
 
         Raises ValueError where UNet, guidance encoder, tokenizer and text encoder do not belong together.
         """
@@ -462,7 +466,14 @@ def _check_in_frame(joints_px_FJ2: Tensor, image_size: tuple[int, int]) -> None:
         raise ValueError(f"motion is outside the {height}x{width} image in all frames, wanted a person in the picture")
 
 
-def write_model_index(folder: str | PathLike[str], shared_noise: float = 1.0) -> None:
+def read_shared_noise(folder: Path) -> float:
+    """What the pipeline folder says of it; SAMPLED_SHARED_NOISE where it has no index."""
+    index = folder / "model_index.json"
+    held = json.loads(index.read_text()) if index.is_file() else {}
+    return float(held.get("shared_noise", SAMPLED_SHARED_NOISE))
+
+
+def write_model_index(folder: str | PathLike[str], shared_noise: float = SAMPLED_SHARED_NOISE) -> None:
     """Make a pipeline folder of the parts that lie in `folder`: writes model_index.json, as save_pretrained would.
 
     Raises FileNotFoundError, naming it, where a part is missing that no pipeline does without.

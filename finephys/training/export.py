@@ -90,9 +90,9 @@ def _index(folder: Path) -> None:
     """Make the folder loadable as a whole, where its parts suffice for a FinePhysPipeline."""
     if {"vae", "unet", "text_encoder", "tokenizer", "guidance_encoder"} <= {part.name for part in folder.iterdir()}:
         # Imported here: the pipeline needs every hop's libraries, and most stages train without them.
-        from finephys.diffusion.pipeline import write_model_index
+        from finephys.diffusion.pipeline import read_shared_noise, write_model_index
 
-        write_model_index(folder)
+        write_model_index(folder, read_shared_noise(folder))
 
 
 def halve(folder: Path) -> None:

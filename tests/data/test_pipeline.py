@@ -138,6 +138,30 @@ def test_tasks_of_several_row_groups_give_every_clip_once_and_in_order(tmp_path:
     assert output.split() == [f"train-{clip:03d}" for clip in range(18)]
 
 
+ACTORS_ON_A_GPU = """
+import sys
+import ray
+from finephys.config import RowsConfig
+from finephys.data import pipeline
+from finephys.data.index import index_clips
+ray.init(address="local", num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+rows = pipeline.feature_rows(index_clips(sys.argv[1], "train"), "no-such-folder", RowsConfig(actor_gpus=0.5))
+try:
+    rows.take_all()
+except Exception as error:
+    print(error)
+"""
+
+
+@pytest.mark.ray
+def test_actors_with_a_share_of_a_gpu_start(tmp_path: Path) -> None:
+    """Without a GPU that is as far as it goes: Ray accepts the chain, and the actor misses its weights."""
+    write_shard([make_clip(0, "train")], tmp_path / "train.parquet")
+    command = [sys.executable, "-c", ACTORS_ON_A_GPU, str(tmp_path)]
+    output = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE).stdout
+    assert "no-such-folder" in output
+
+
 def test_truth_in_place_of_detection() -> None:
     clip = make_clip(0, "train", 16)
     row = to_rows(_with_truth(_whole(decode_with_truth(_records(clip)))))[0]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from finephys.config import TrainConfig, as_json, config_hash
 from finephys.data import storage
+from finephys.diffusion.pipeline import SAMPLED_SHARED_NOISE, write_model_index
 from finephys.telemetry import RECORD, read_history
 from finephys.training.checkpoint import Checkpoint, list_checkpoints
 from finephys.training.export import export_pipeline, is_exported
@@ -42,6 +43,20 @@ def config(tmp_path: Path) -> TrainConfig:
         (tmp_path / "init" / part).mkdir(parents=True)
         (tmp_path / "init" / part / "config.json").write_text(part)
     return tiny_config("none", str(tmp_path / "run"), 20, init=str(tmp_path / "init"))
+
+
+def test_the_index_keeps_how_much_noise_frames_share(config: TrainConfig, tmp_path: Path) -> None:
+    assert config.init is not None
+    init, url = Path(config.init), tmp_path / "pipeline"
+    for part in ("unet", "tokenizer", "scheduler", "guidance_encoder"):
+        (init / part).mkdir()
+        (init / part / "config.json").write_text(part)
+    checkpoint = _checkpoint(config, 10, 1.0)
+    export_pipeline(checkpoint, config, STAGE, str(url))
+    assert json.loads((url / "model_index.json").read_text())["shared_noise"] == SAMPLED_SHARED_NOISE
+    write_model_index(init, shared_noise=0.25)
+    export_pipeline(checkpoint, config, STAGE, str(url))
+    assert json.loads((url / "model_index.json").read_text())["shared_noise"] == 0.25
 
 
 def _encoder(url: str) -> float:
