@@ -44,23 +44,15 @@ def demo(stage: StageName) -> TrainConfig:
         )
     if stage == "physics":
         return replace(common, steps=4000, batch_size=32, optimizer=OptimizerConfig(lr=5e-4, ema_decay=0.998))
-    if stage == "frames":
+    if stage in ("frames", "clips"):
         return replace(
             common,
             init="finephys/assets/pipeline",
-            steps=8000,
-            batch_size=16,
-            optimizer=OptimizerConfig(lr=5e-4),
-            # Single frames learn to follow a skeleton; it may as well be the true one.
-            rows=RowsConfig(pose_source="truth"),
-        )
-    if stage == "clips":
-        return replace(
-            common,
-            init="finephys/assets/pipeline",
-            steps=4000,
-            batch_size=2,
-            optimizer=OptimizerConfig(lr=3e-4),
+            steps=8000 if stage == "frames" else 4000,
+            # A clip is sixteen frames.
+            batch_size=16 if stage == "frames" else 2,
+            optimizer=OptimizerConfig(lr=5e-4 if stage == "frames" else 3e-4),
+            # They learn to follow a skeleton; it may as well be the true one.
             rows=RowsConfig(pose_source="truth"),
         )
     return replace(

@@ -16,6 +16,7 @@ sd15_training_seconds, sd15_training_share_of_matrix_rate   a pass and its gradi
 """
 
 import importlib.util
+import statistics
 from collections.abc import Callable
 
 import torch
@@ -109,4 +110,4 @@ def _median_s(call: Callable[[], object]) -> float:
         torch.cuda.synchronize()
         if round_ >= 2:
             taken.append(start.elapsed_time(end) / 1e3)
-    return sorted(taken)[NUM_ROUNDS // 2]
+    return statistics.median(taken)

@@ -58,7 +58,7 @@ COMPONENTS: dict[str, type] = {
     "pose_estimator": RTMPose,
 }
 # More than in training (DenoiserConfig.shared_noise). Of six held-out clips guided by ground truth, six steps, PCK at
-# 0.1 of the box and the background's flicker in grey levels were 0.774, 4.1 with 0.5; 0.792, 3.0 with 0.8; 0.792, 2.7
+# 0.1 of the box and the background's flicker in grey levels were 0.771, 4.3 with 0.5; 0.792, 3.0 with 0.8; 0.792, 2.7
 # with 0.9; 0.778, 0.9 with 1.0; of the renders 0.870, 2.8.
 SAMPLED_SHARED_NOISE = 0.9
 # Needed only where a video drives.
