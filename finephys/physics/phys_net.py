@@ -38,7 +38,7 @@ from finephys.physics.body import (
     points_of,
 )
 from finephys.physics.dynamics import contact_force, forward_dynamics, internal_force
-from finephys.physics.flight import falls, impose_flight
+from finephys.physics.flight import impose_flight, scale_of_fall
 from finephys.physics.observation import Observed, features, num_features, observe, scaled, seen_rays
 from finephys.physics.refine import refine
 from finephys.physics.trajectory import (
@@ -50,7 +50,7 @@ from finephys.physics.trajectory import (
     solve,
 )
 from finephys.pose.camera import unproject
-from finephys.skeleton import BONES, JOINT_NAMES, MIRROR_BONES, NUM_BONES, NUM_JOINTS
+from finephys.skeleton import BONES, JOINT_NAMES, MIRROR_BONES, NUM_JOINTS
 
 Recursion = Literal["solve", "bidirectional", "forward", "none"]
 # What an ablation may leave out, see PhysNet.without.
@@ -58,9 +58,9 @@ Term = Literal["image", "bones", "dynamics", "flight", "forces", "scale"]
 
 # S_dd is differentiated twice: this much smoothing makes its noise (a few centimetres) comparable to accelerations.
 SMOOTHING_S = 0.045
-# The least that the result is smoothed. With weights trained without it, 0.03 s took acceleration errors on held-out
-# clips from 13.9, 26.1, 21.4 to 13.6, 25.8, 20.4 m/s^2 (ground, aerials, spinkick); 0.045 s gave 26.9 on aerials.
-LAST_SMOOTHING_S = 0.03
+# The least that the result is smoothed. From 0.015 to 0.03 s, errors of held-out aerials over S_dd's go from 0.880 to
+# 0.926 and of their accelerations from 16.0 to 17.5 m/s^2, while those of spinkick go from 21.7 to 20.5.
+LAST_SMOOTHING_S = 0.015
 # Where the untrained network balances image, S_dd, bones and dynamics; the heads scale each by up to e^TRUST_RANGE.
 IMAGE_NOISE_M = 0.03
 POSITION_NOISE_M = 0.05
@@ -69,42 +69,45 @@ DYNAMICS_TIME_S = 0.03
 FLIGHT_PATH_TIME_S = 0.25
 # Shorter: a slow error of the shape looks like a slow loss of angular momentum, and must not turn the body for it.
 FLIGHT_TURN_TIME_S = 0.2
-# A camera cannot tell a small body nearby from a large one far away, but both fall at the same g. How fast the centre
-# of mass falls is read from parabolas over so long a time, wherever all of it is in flight.
-FALL_TIME_S = 0.4
-# So many parabolas are believed as much as S_dd's own scale before training.
-FALL_PRIOR = 10.0
+# One over the relative variance of S_dd's own scale, before training, against that of flights (scale_of_fall).
+SCALE_PRIOR = 1000.0
 # Height above the lowest point over which the floor's push is shared while nothing has been learned.
 CONTACT_HEIGHT_M = 0.05
 FRICTION = 0.8
 # Logits of "in flight" and of "take S_dd" before training: flight must be learned before it is imposed.
 FLIGHT_BIAS = -4.0
 GATE_BIAS = -1.0
-# A body that flies for less rises less than 3 cm, which no lifted ankle tells from standing.
-SHORTEST_FLIGHT_S = 0.15
 # Half the distance between a small child's hip joints is ten times this.
 SHORTEST_BONE_M = 0.005
+# A body that flies for less rises less than 3 cm, which no lifted ankle tells from standing.
+SHORTEST_FLIGHT_S = 0.15
+# Called in flight is what is three times as likely as not to be: a scale read off a body that stands does more harm
+# than one that is missed.
+CALLED_LOGIT = math.log(3)
 # What a head output of 1 means, and the logarithm of how far trust can be moved. Larger ones fit motions of training
 # better and others worse (assets/pipeline.md).
 MUSCLE_MPS2 = 10.0
 OFFSET_M = 0.1
-BONE_LOG_SCALE = 0.06
 TRUST_RANGE = 2.5
+# What of S_dd's share in the fusion flight takes away: it breaks the momentum and the bones that S_pp keeps there.
+HELD_BACK_IN_FLIGHT = 0.9
 
 
 @dataclass(frozen=True)
 class PhysicsPose:
     """joints_pp_BTJ3: S_pp, metres, camera frame.  gate_BTJ: share of S_dd in the fusion, 0..1.  flight_logit_BT.
-    acceleration_BTJ3: a_EL of the Euler-Lagrange equations, m/s^2."""
+    acceleration_BTJ3: a_EL of the Euler-Lagrange equations, m/s^2.  correction_B: mean square of the network's outputs
+    that correct what was read off S_dd."""
 
     joints_pp_BTJ3: Tensor
     gate_BTJ: Tensor
     flight_logit_BT: Tensor
     acceleration_BTJ3: Tensor
+    correction_B: Tensor
 
 
 def called_flights(flight_logit_BT: Tensor, dt_s_B: Tensor) -> Tensor:
-    """Which frames are called in flight, (B, T) bool: where the logit is positive for SHORTEST_FLIGHT_S or longer.
+    """Which frames are called in flight, (B, T) bool: logits above CALLED_LOGIT for SHORTEST_FLIGHT_S or longer.
 
     What the clip's start or end cuts may have lasted longer and counts.
     """
@@ -112,7 +115,7 @@ def called_flights(flight_logit_BT: Tensor, dt_s_B: Tensor) -> Tensor:
     for logit_T, dt_s in zip(flight_logit_BT, dt_s_B.tolist(), strict=True):
         num_frames = max(1, math.ceil(SHORTEST_FLIGHT_S / dt_s - 1e-6))
         # Frames from which on all are in flight for so long, and then the frames that these stretches cover.
-        is_on_floor_11T = functional.pad((logit_T <= 0).to(logit_T)[None, None], (num_frames - 1,) * 2)
+        is_on_floor_11T = functional.pad((logit_T <= CALLED_LOGIT).to(logit_T)[None, None], (num_frames - 1,) * 2)
         starts = 1 - functional.max_pool1d(is_on_floor_11T, num_frames, stride=1)
         called.append(functional.max_pool1d(starts, num_frames, stride=1)[0, 0] > 0.5)
     return torch.stack(called)
@@ -159,6 +162,8 @@ HEADS = {
     "gate": NUM_JOINTS,
     "flight": 1,
 }
+# Those that correct what was read off S_dd, for which training asks a price.
+CORRECTIONS = ("muscle", "tangent", "position_trust", "dynamics_trust", "image_trust")
 
 
 class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -197,16 +202,13 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.layers = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(width)
         self.frame_heads = nn.Linear(width, sum(HEADS.values()))
-        self.body_head = nn.Linear(width, NUM_BONES)
-        self.scale_head = nn.Linear(width, 1)
-        # Logarithm of how many more parabolas than FALL_PRIOR it takes to believe them as much as S_dd's own scale.
-        self.fall_prior = nn.Parameter(torch.zeros(1))
+        # Logarithm of how much more certain than SCALE_PRIOR S_dd's own scale is.
+        self.scale_prior = nn.Parameter(torch.zeros(1))
         # Logarithms of how much harder than by default the centre of mass and the body's turning follow mechanics in
         # flight.
         self.flight_trust = nn.Parameter(torch.zeros(2))
-        for head in (self.frame_heads, self.body_head, self.scale_head):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        nn.init.zeros_(self.frame_heads.weight)
+        nn.init.zeros_(self.frame_heads.bias)
 
     def forward(
         self,
@@ -268,15 +270,17 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
         flight_logit_BT = head["flight"][..., 0] + FLIGHT_BIAS
         flight_BT = torch.sigmoid(flight_logit_BT)
-        mean_BD = hidden_BTD.mean(1)
-        scale_B = (BONE_LOG_SCALE * self.scale_head(mean_BD)[:, 0].float()).exp()
-        scale_B = scale_B / self._fall(body, joints_dd_BTJ3, seen.gravity_B3, flight_BT * is_static_B[:, None], dt_s_B)
+        # In the frame of a moving camera nothing falls freely.
+        free_BT = flight_BT * is_static_B[:, None]
+        # The clamp: beyond it, it is no body that was seen.
+        prior = SCALE_PRIOR * self.scale_prior.float().exp()
+        center_BT3 = center_of_mass(body, points_of(joints_dd_BTJ3))
+        is_free_BT = called_flights(flight_logit_BT.detach(), dt_s_B) & is_static_B[:, None]
+        scale_B = scale_of_fall(center_BT3, seen.gravity_B3, free_BT, is_free_BT, dt_s_B, prior).clamp(0.5, 2.0)
         if "scale" in self.without:
             scale_B = torch.ones_like(scale_B)
         seen, observed_BTP3 = scaled(seen, scale_B), scale_B[:, None, None, None] * points_of(joints_dd_BTJ3)
-        correction_B = BONE_LOG_SCALE * self.body_head(mean_BD).float()
-        correction_B = 0.5 * (correction_B + correction_B[:, list(MIRROR_BONES)])
-        bones_B = scale_B[:, None] * bones_B * correction_B.exp()
+        bones_B = scale_B[:, None] * bones_B
 
         a_BTP3 = _euler_lagrange(body, seen, head, flight_BT, is_static_B)
         x_BTP3 = self._integrate(
@@ -287,14 +291,15 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             bones_B,
             a_BTP3,
             head,
-            flight_BT * is_static_B[:, None],
+            free_BT,
             dt_s_B,
         )
         return PhysicsPose(
             joints_pp_BTJ3=joints_of(x_BTP3),
-            gate_BTJ=torch.sigmoid(head["gate"] + GATE_BIAS),
+            gate_BTJ=torch.sigmoid(head["gate"] + GATE_BIAS) * (1 - HELD_BACK_IN_FLIGHT * free_BT[..., None]),
             flight_logit_BT=flight_logit_BT,
             acceleration_BTJ3=joints_of(a_BTP3),
+            correction_B=torch.cat([head[name] for name in CORRECTIONS], -1).square().mean((1, 2)),
         )
 
     def _encode(self, features_BTN: Tensor, dt_s_B: Tensor) -> Tensor:
@@ -308,16 +313,6 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
         mask = too_far_BTT[:, None].expand(num_clips, num_heads, num_frames, num_frames).flatten(0, 1)
         encoded_BTD: Tensor = self.norm(self.layers(hidden_BTD, mask=mask))
         return encoded_BTD
-
-    def _fall(
-        self, body: Body, joints_dd_BTJ3: Tensor, gravity_B3: Tensor, flight_BT: Tensor, dt_s_B: Tensor
-    ) -> Tensor:
-        """How fast S_dd's centre of mass falls in flight, in g (B,); near 1 where too little of the clip flies."""
-        center_BT3 = center_of_mass(body, points_of(joints_dd_BTJ3))
-        fall_B, num_B = falls(center_BT3, gravity_B3, flight_BT, dt_s_B, FALL_TIME_S)
-        prior = FALL_PRIOR * self.fall_prior.float().exp()
-        # Beyond this it is no body that was seen.
-        return ((fall_B + prior) / (num_B + prior)).clamp(0.5, 2.0)
 
     def _integrate(
         self,
@@ -365,9 +360,12 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             return impose_flight(body, x, flight_BT, seen.gravity_B3, dt_s_B, path_stiffness_B, turn_stiffness_B)
 
         x_BTP3 = follow_dynamics(observed_BTP3)
-        for _ in range(self.num_gauss_newton_steps):
+        for look in range(self.num_gauss_newton_steps):
             x_BTP3 = refine(body, x_BTP3, rays_BTJ2, image_weight_BTJ, lengths_BC, length_weight, prior_weight_BTP)
-            x_BTP3 = fly(follow_dynamics(x_BTP3))
+            x_BTP3 = follow_dynamics(x_BTP3)
+            # The costliest part; imposed after every look, momentum drifts by a tenth less and joints err no less.
+            if look % 2:
+                x_BTP3 = fly(x_BTP3)
         # Putting each frame on the bones, and turning it, has roughened the shape; the path of the centre is to stay.
         center_BT13 = center_of_mass(body, x_BTP3)[:, :, None]
         x_BTP3 = smooth(x_BTP3 - center_BT13, dt_s_B, LAST_SMOOTHING_S)
@@ -385,6 +383,7 @@ def _moved_directly(seen: Observed, joints_dd_BTJ3: Tensor, head: dict[str, Tens
         gate_BTJ=torch.zeros_like(head["gate"]),
         flight_logit_BT=head["flight"][..., 0] + FLIGHT_BIAS,
         acceleration_BTJ3=joints_of(seen.a_BTP3),
+        correction_B=torch.zeros_like(joints_dd_BTJ3[:, 0, 0, 0]),
     )
 
 

@@ -31,11 +31,13 @@ LIFTER_FOLDER = "lifter"
 # Weights of the terms of pose_losses against one metre of root-relative position error. Accelerations are hundreds of
 # times larger numbers than positions; these make the terms of an untrained network about equal.
 VELOCITY_WEIGHT = 0.03  # per m/s
-ACCELERATION_WEIGHT = 0.001  # per m/s^2
+ACCELERATION_WEIGHT = 0.0015  # per m/s^2
 ROOT_WEIGHT = 0.15  # per metre of the root's place, most of which is a depth that one camera cannot tell
 PATH_WEIGHT = 0.3  # per metre of the root's path about its own mean
 BONE_WEIGHT = 1.0  # per metre of a bone's standard deviation over the clip
 FLIGHT_WEIGHT = 0.05  # per nat
+# What corrects more than it must fits training's motions and harms others.
+CORRECTION_WEIGHT = 0.01  # per unit of PhysicsPose.correction_B
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +140,7 @@ def pose_losses(
         + PATH_WEIGHT * sum(terms["path"], torch.zeros_like(bone))
         + BONE_WEIGHT * bone
         + FLIGHT_WEIGHT * flight
+        + CORRECTION_WEIGHT * mean(physics.correction_B[:, None])
     )
     return {
         "physics": total,

@@ -187,7 +187,6 @@ def test_denoising_loss_reaches_phys_net(undropped, rows):
     losses["loss"].backward()
     reached = {name: float(parameter.grad.abs().sum()) for name, parameter in module.phys_net.named_parameters()}
     assert reached["frame_heads.weight"] > 0
-    assert reached["body_head.weight"] > 0
     assert all(np.isfinite(value) for value in reached.values())
     assert any(float(parameter.grad.abs().sum()) > 0 for parameter in motion_parameters(module.denoiser.unet))
 

@@ -10,7 +10,7 @@ from finephys.physics.body import (
     joints_of,
     points_of,
 )
-from finephys.physics.flight import falls, impose_flight
+from finephys.physics.flight import impose_flight, scale_of_fall
 from finephys.physics.trajectory import acceleration
 from finephys.pose.recombination import graft
 from finephys.pose.tracks import flights
@@ -81,16 +81,30 @@ def test_gradients_are_exact(body, flight_clip):
     )
 
 
-def test_falls_count_parabolas_that_are_all_in_flight():
-    """Thrown at 1.25 times what g would do, of 41 frames the last 31 in flight: 31 - 13 + 1 spans of 13 frames."""
-    time_s = torch.arange(41, dtype=torch.float64) / 30
-    gravity = torch.tensor([0.0, STANDARD_GRAVITY, 0.0], dtype=torch.float64)
-    path = torch.tensor([1.0, -3.0, 0.2]) * time_s[:, None] + 1.25 * gravity * time_s[:, None].square() / 2
-    flight = (torch.arange(41) >= 10).double()
-    clips = torch.stack([path, path])
-    total, number = falls(clips, gravity.expand(2, 3), torch.stack([flight, 0 * flight]), torch.full((2,), 1 / 30), 0.4)
-    assert number.tolist() == [19, 0]
-    assert total.tolist() == pytest.approx([19 * 1.25, 0])
-    # Too short for a span.
-    total, number = falls(clips[:, :12], gravity.expand(2, 3), torch.ones(2, 12), torch.full((2,), 1 / 30), 0.4)
-    assert total.tolist() == number.tolist() == [0, 0]
+def test_a_fall_tells_the_scale():
+    """Lifted 1.25 times too large and too far, of 41 frames the last 31 in flight; and what a flight weighs."""
+    time_s = torch.arange(41, dtype=torch.float64)[:, None] / 30
+    gravity = torch.tensor([0.0, STANDARD_GRAVITY, 0.5], dtype=torch.float64)
+    thrown = torch.tensor([0.3, 0.2, 5.0]) + torch.tensor([1.0, -3.0, 0.2]) * time_s + gravity * time_s.square() / 2
+    lifted = 1.25 * thrown
+    is_flight = torch.arange(41) >= 10
+
+    def scale(center, is_flight, prior):
+        flights = is_flight[None], torch.tensor([1 / 30])
+        return scale_of_fall(center[None], gravity[None], is_flight[None].double(), *flights, prior).item()
+
+    assert scale(lifted, is_flight, 1e-6) == pytest.approx(0.8, abs=2e-3)
+    assert scale(thrown, is_flight, 1e-6) == pytest.approx(1, abs=1e-3)
+    # The longer the flight, the more it weighs against what was lifted; before it, the same path is no fall.
+    scales = [scale(lifted, is_flight & (torch.arange(41) < end), 1000.0) for end in (10, 18, 26, 34, 42)]
+    assert scales[0] == 1
+    assert scales == sorted(scales, reverse=True)
+    assert scales[1] > 0.98
+    assert scales[-1] < 0.85
+    # What the clip's ends leave of a flight is too little to tell.
+    assert scale(lifted, torch.arange(41) % 40 == 0, 1000.0) == 1
+    # Two flights of one body agree.
+    bounced = torch.cat([lifted[10:], lifted[10:].flip(0)])
+    both = torch.ones(62, dtype=torch.bool)
+    both[30] = False
+    assert scale(bounced, both, 1e-6) == pytest.approx(0.8, abs=5e-3)

@@ -51,7 +51,7 @@ def test_flight_and_the_solve_beat_the_data(body, flight_clip):
     """What is gained in flight, with and without a look at the image, and that the body then falls at g."""
     joints_dd, truth = flight_clip.joints_dd, flight_clip.truth
     dynamics_only = force_flight(PhysNet(num_gauss_newton_steps=0))(*flight_clip.inputs()).joints_pp_BTJ3
-    assert mpjpe(dynamics_only, truth) < 0.97 * mpjpe(joints_dd, truth)
+    assert mpjpe(dynamics_only, truth) < 0.98 * mpjpe(joints_dd, truth)
     assert fall_error(body, dynamics_only, flight_clip) < 0.3
     net = force_flight(PhysNet())
     result = net(*flight_clip.inputs()).joints_pp_BTJ3
@@ -73,6 +73,7 @@ def test_a_moving_camera_switches_the_parabola_off(body, flight_clip):
     moving = net(*flight_clip.inputs(is_static=False))
     assert fall_error(body, static.joints_pp_BTJ3, flight_clip) < 0.3
     assert fall_error(body, moving.joints_pp_BTJ3, flight_clip) > 1
+    assert static.gate_BTJ.max() < 0.3 * moving.gate_BTJ.min()
     # A camera that falls with the body sees it float: only a net that leaves gravity out lets it.
     fallen = flight_clip.truth - center_of_mass(body, flight_clip.truth[:, :, 1:])[:, :, None]
     inputs = list(flight_clip.inputs(is_static=False))
@@ -98,8 +99,7 @@ def test_gradients_reach_every_head(flight_clip, recursion, output):
     net = PhysNet(recursion=recursion)
     for is_trained in (False, True):
         if is_trained:
-            for head in (net.frame_heads, net.body_head):
-                torch.nn.init.normal_(head.weight, std=0.02)
+            torch.nn.init.normal_(net.frame_heads.weight, std=0.02)
         net.zero_grad()
         # In between, so that both contacts and the parabola have a say.
         force_flight(net, logit=3.5)
@@ -111,7 +111,6 @@ def test_gradients_reach_every_head(flight_clip, recursion, output):
         assert all(torch.isfinite(p.grad).all() for p in net.parameters() if p.grad is not None)
         for name, gradient in zip(HEADS, net.frame_heads.weight.grad.split(list(HEADS.values()))):
             assert (gradient.abs().max() > 0) == (name != "gate" or output == "fused"), name
-        assert net.body_head.weight.grad.abs().max() > 0
         assert net.flight_trust.grad.abs().min() > 0
         if is_trained:
             assert net.embed.weight.grad.abs().max() > 0
@@ -216,7 +215,7 @@ def test_a_fall_tells_how_large_the_body_is(flight_clip):
     """S_dd a fifth too large and too far looks the same; only a camera that stands still sees how fast it falls."""
     joints_dd, *others = flight_clip.inputs()
     net = force_flight(PhysNet())
-    torch.nn.init.constant_(net.fall_prior, -8.0)
+    torch.nn.init.constant_(net.scale_prior, -8.0)
     sizes = []
     for scale, is_static in ((1.0, True), (1.2, True), (1.2, False)):
         inputs = [scale * joints_dd, *others[:-1], torch.full_like(others[-1], is_static)]
@@ -228,11 +227,11 @@ def test_a_fall_tells_how_large_the_body_is(flight_clip):
 
 def test_a_flight_lasts_long_enough_to_leave_the_floor():
     """Runs of 4 and 5 frames at 30 a second, and short ones that the clip's ends cut; at 60 a second 8 are too few."""
-    logit = -torch.ones(1, 40)
-    logit[0, 6:10] = logit[0, 20:25] = logit[0, :2] = logit[0, 38:] = 1
+    logit = 0.5 * torch.ones(1, 40)  # likelier than not is not enough
+    logit[0, 6:10] = logit[0, 20:25] = logit[0, :2] = logit[0, 38:] = 2
     called = called_flights(logit, torch.tensor([1 / 30]))[0]
     assert called.nonzero().flatten().tolist() == [0, 1, *range(20, 25), 38, 39]
     logit = -torch.ones(2, 40)
-    logit[0, 5:13] = logit[1, 5:14] = 1
+    logit[0, 5:13] = logit[1, 5:14] = 2
     called = called_flights(logit, torch.tensor([1 / 60, 1 / 60]))
     assert called.sum(1).tolist() == [0, 9]

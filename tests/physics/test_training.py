@@ -66,6 +66,7 @@ def exact_pose(truth, flight_logit):
         gate_BTJ=torch.full(truth.shape[:-1], 0.5),
         flight_logit_BT=torch.full(truth.shape[:2], flight_logit),
         acceleration_BTJ3=torch.zeros_like(truth),
+        correction_B=torch.zeros(len(truth)),
     )
 
 
