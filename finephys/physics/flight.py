@@ -23,6 +23,8 @@ _ENDS = [[anchor + 1, anchor + 2] for anchor in _ANCHORS]
 # (root mean square), by 0.042 as read off the fall of parabolas of 0.4 s, and by 0.062 unscaled.
 RAY_NOISE = 0.01
 APPROACH_NOISE_MPS = 1.0
+# What S_dd has nearer to the camera, or behind it, counts as there.
+NEAREST_M = 0.1
 # So much less certain than how the whole body lies is how a limb does. Turning the body alone for the errors of its
 # limbs spoils what was right: at one stiffness the error of held-out aerials was 45.3 mm, with limbs 44.1.
 _LIMB_UNCERTAINTY = 3.0
@@ -177,25 +179,23 @@ def scale_of_fall(
 
 def _thrown(center_T3: Tensor, gravity_mps2_3: Tensor, flight_T: Tensor, dt_s: Tensor) -> tuple[Tensor, Tensor]:
     """Of one flight: the depth of its middle over the lifted depth, and one over the variance of that."""
+    unit_66 = torch.eye(6).to(center_T3)
     time_T = (torch.arange(len(center_T3)).to(center_T3) - (len(center_T3) - 1) / 2) * dt_s
-    depth = (center_T3[:, 2] - gravity_mps2_3[2] * time_T.square() / 2).mean()
-    approach = (time_T * center_T3[:, 2]).sum() / time_T.square().sum() / depth
-    ray_T3 = center_T3 / center_T3[:, 2:]
-    # Rows of (p, v, 1) -> x - u z and y - v z, with z the depth along the camera's axis.
-    moments_T3 = torch.stack([torch.ones_like(time_T), time_T, time_T.square() / 2], -1)
-    across = torch.eye(2, 3).to(center_T3) - ray_T3[:, :2, None] * torch.eye(3)[2].to(center_T3)
-    rows = moments_T3[:, None, :, None] * across[:, :, None]
-    weight_T1 = flight_T.sqrt()[:, None, None] / RAY_NOISE
-    motion = (weight_T1 * rows[:, :, :2].flatten(2)).flatten(0, 1)
-    fall = (weight_T1[..., 0] * (rows[:, :, 2] @ gravity_mps2_3)).flatten()
+    z_T1 = center_T3[:, 2:].clamp_min(NEAREST_M)
+    z = (z_T1[:, 0] - gravity_mps2_3[2] * time_T.square() / 2).mean().clamp_min(NEAREST_M)
+    approach = (time_T * z_T1[:, 0]).sum() / time_T.square().sum() / z
+    # What takes a place to how far right and below the ray it lies, and p, v and g to places.
+    off_T23 = unit_66[:2, :3] - (center_T3[:, :2] / z_T1)[:, :, None] * unit_66[2, :3]
+    by_time_T3 = torch.stack([torch.ones_like(time_T), time_T, time_T.square() / 2], -1)
+    rows_T233 = by_time_T3[:, None, :, None] * off_T23[:, :, None]
+    certainty_T1 = flight_T[:, None].sqrt() / RAY_NOISE
+    fall = (certainty_T1 * (rows_T233[:, :, 2] @ gravity_mps2_3)).flatten()
+    thrown = (certainty_T1[..., None] * rows_T233[:, :, :2].flatten(2)).flatten(0, 1)
     # How fast it comes nearer is hardly seen, and taken from how it was lifted.
-    slow = torch.zeros(1, 6).to(center_T3)
-    slow[0, 5] = 1.0
-    slow = slow - approach * torch.eye(6)[2:3].to(center_T3)
-    motion = torch.cat([motion, slow / APPROACH_NOISE_MPS])
-    covariance_66 = torch.linalg.inv(motion.T @ motion)
-    position_z = -(covariance_66 @ (motion[:-1].T @ fall))[2]
-    return position_z / depth, depth.square() / covariance_66[2, 2]
+    nearer = (unit_66[5] - approach * unit_66[2])[None] / APPROACH_NOISE_MPS
+    covariance_66 = torch.linalg.inv(thrown.T @ thrown + nearer.T @ nearer)
+    thrown_z = -(covariance_66 @ (thrown.T @ fall))[2]
+    return thrown_z / z, z.square() / covariance_66[2, 2]
 
 
 def _rotate(r: Tensor, turn: Tensor) -> Tensor:
