@@ -71,6 +71,26 @@ def test_what_spins_fast_with_a_limb_astray_keeps_its_momentum_and_is_not_turned
     assert error_m(held) < 1.1 * error_m(bent)
 
 
+def test_what_the_picture_shows_is_turned_least(body, flight_clip):
+    """A body that hangs still but for one frame: turned about the line of sight it is believed more than across it."""
+    away = torch.tensor([0.0, 0.0, 5.0], dtype=torch.float64)
+    pose = points_of(flight_clip.truth[0, 0].double())
+    pose = pose - center_of_mass(body, pose)
+    one = torch.ones(1, dtype=torch.float64)
+    corrected = []
+    for about in ([0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]):
+        turn = torch.linalg.matrix_exp(
+            0.1 * torch.linalg.cross(torch.tensor([about] * 3).double(), torch.eye(3).double())
+        )
+        still = pose.repeat(1, 21, 1, 1)
+        seen = still.clone()
+        seen[0, 10] = pose @ turn
+        held = impose_flight(body, seen + away, one.expand(1, 21), 0 * away[None], one / 30, 0 * one, 0.3 * one)
+        corrected.append(1 - ((held - away - still)[0, 10].norm() / (seen - still)[0, 10].norm()).item())
+    assert min(corrected[1:]) > 0.3
+    assert corrected[0] < 0.85 * min(corrected[1:])
+
+
 def test_gradients_are_exact(body, flight_clip):
     x = flight_clip.truth[:1, :4, 1:].double().requires_grad_()
     flight = torch.tensor([[0.2, 0.9, 0.7, 0.5]], dtype=torch.float64, requires_grad=True)
