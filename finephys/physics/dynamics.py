@@ -182,7 +182,8 @@ def _batch_first(x: Tensor, shape: torch.Size) -> Tensor:
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Scalar products (16, N) of vectors (16, 3 N)."""
-    return (left * right).view(NUM_CONSTRAINTS, 3, -1).sum(1)
+    left, right = (vectors.view(NUM_CONSTRAINTS, 3, -1).unbind(1) for vectors in (left, right))
+    return torch.addcmul(torch.addcmul(left[0] * right[0], left[1], right[1]), left[2], right[2])
 
 
 def _scaled(along: Tensor, factor: Tensor) -> Tensor:
@@ -221,8 +222,9 @@ def _factorise(coupling: Tensor, along: Tensor) -> Tensor:
     vectors = along.view(NUM_CONSTRAINTS, 3, -1)
     factor = vectors.new_empty(NUM_CONSTRAINTS, NUM_CONSTRAINTS, vectors.shape[-1])
     for column in range(NUM_CONSTRAINTS):
-        gram = (vectors[column:] * vectors[column]).sum(1)
-        torch.mul(gram, coupling[column:, column, None], out=factor[column:, column])
+        gram = torch.mul(vectors[column:, 0], vectors[column, 0], out=factor[column:, column])
+        gram.addcmul_(vectors[column:, 1], vectors[column, 1]).addcmul_(vectors[column:, 2], vectors[column, 2])
+        gram *= coupling[column:, column, None]
     for column in range(NUM_CONSTRAINTS - 1):
         below = factor[column + 1 :, column]
         scaled = below / factor[column, column]
