@@ -182,8 +182,8 @@ def _batch_first(x: Tensor, shape: torch.Size) -> Tensor:
 
 def _dot(left: Tensor, right: Tensor) -> Tensor:
     """Scalar products (16, N) of vectors (16, 3 N)."""
-    left, right = (vectors.view(NUM_CONSTRAINTS, 3, -1).unbind(1) for vectors in (left, right))
-    return torch.addcmul(torch.addcmul(left[0] * right[0], left[1], right[1]), left[2], right[2])
+    a, b = (vectors.view(NUM_CONSTRAINTS, 3, -1).unbind(1) for vectors in (left, right))
+    return torch.addcmul(torch.addcmul(a[0] * b[0], a[1], b[1]), a[2], b[2])
 
 
 def _scaled(along: Tensor, factor: Tensor) -> Tensor:
