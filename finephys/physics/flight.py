@@ -26,7 +26,7 @@ APPROACH_NOISE_MPS = 1.0
 # What S_dd has nearer to the camera, or behind it, counts as there.
 NEAREST_M = 0.1
 # So much less certain than how the whole body lies is how a limb does. Turning the body alone for the errors of its
-# limbs spoils what was right: at one stiffness the error of held-out aerials was 45.3 mm, with limbs 44.1.
+# limbs spoils what was right: at one stiffness the error of held-out aerials was 45.3 mm, with limbs (twice as uncertain) 44.1.
 _LIMB_UNCERTAINTY = 3.0
 # A turn about the line of sight shows in the picture, and is less often wrong than one that changes depths.
 _UNCERTAINTY_IN_VIEW = 0.3
@@ -150,10 +150,12 @@ def scale_of_fall(
 ) -> Tensor:
     """How many times larger than it was lifted a body must be (B,) for its flights to be seen where they were.
 
+    center_BT3: the lifted centre of mass, metres, in the frame of a camera that stands still.  gravity_mps2_B3.
+    flight_BT: 0 to 1.  is_flight_BT: bool.  dt_s_B: seconds between frames.
     A camera cannot tell a small body nearby from a large one far away, but both fall at the same g. What is thrown
     from p with v is at p + v t + g t^2 / 2; that it lies on the rays to center_BT3, the lifted centre of mass, is
-    linear in p and v. Least squares find them for each run of frames where is_flight_BT, which flight_BT (0 to 1)
-    weighs; the depth of p over the lifted one is the scale. Flights count by one over its relative variance, `prior`
+    linear in p and v. Least squares find them for each run of frames where is_flight_BT, which flight_BT weighs; the
+    depth of p over the lifted one is the scale. Flights count by one over its relative variance, `prior`
     is that of the lifted scale, 1.
     """
     scales = []
