@@ -26,7 +26,8 @@ APPROACH_NOISE_MPS = 1.0
 # What S_dd has nearer to the camera, or behind it, counts as there.
 NEAREST_M = 0.1
 # So much less certain than how the whole body lies is how a limb does. Turning the body alone for the errors of its
-# limbs spoils what was right: at one stiffness the error of held-out aerials was 45.3 mm, with limbs (twice as uncertain) 44.1.
+# limbs spoils what was right: at one stiffness the error of held-out aerials was 45.3 mm, with limbs, then twice as
+# uncertain, 44.1.
 _LIMB_UNCERTAINTY = 3.0
 # A turn about the line of sight shows in the picture, and is less often wrong than one that changes depths.
 _UNCERTAINTY_IN_VIEW = 0.3
