@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from finephys.physics import dynamics
 from finephys.physics.body import (
     STANDARD_GRAVITY,
     Body,
@@ -27,6 +28,12 @@ from finephys.physics.dynamics import (
 )
 
 GRAVITY = torch.tensor([0.0, -STANDARD_GRAVITY, 0.0], dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True, params=["one after the other", "side by side"])
+def both_solvers(request, monkeypatch):
+    if request.param == "side by side":
+        monkeypatch.setattr(dynamics, "FEW_SYSTEMS", 0)
 
 
 def random_forces(num: int, seed: int = 0, newtons: float = 100.0) -> torch.Tensor:
