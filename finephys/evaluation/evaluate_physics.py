@@ -8,13 +8,13 @@ Frames:  camera of the middle frame; flights are judged in the world (motion_err
 refiner is Phys-Net's network of the same size that moves the joints directly
 (jobs/train.py demo --stage physics --module.phys-net.recursion none --init PIPELINE --output ...). Without that folder
 its column is missing and the page says so. Smoothers are tuned on clips of the train split. The goals are issue 5's.
-Folders phys_net_* are Phys-Nets trained alike from other seeds: each gets a row (the same command with --seed 1, its
-phys_net copied to phys_net_seed_1). flight_f1 of the ground group, where flight is a hop or nothing, is the F1 of the
-frames on the floor; of the others it is that of the frames in flight.
+Folders phys_net_* are Phys-Nets trained from other seeds (the stage physics with --seed 1, its phys_net copied to
+phys_net_seed_1): each gets a row and figures of its own, whose names end in _seed_1. flight_f1 of the ground group is
+the F1 of the frames on the floor, since flight is a hop or nothing there; of the others that of the frames in flight.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -99,13 +99,15 @@ def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
     estimates = [re_estimate(phys_net, lift) for lift in lifts]
     errors["S_pp"] = errors_of(lifts, [one.joints_pp_m for one in estimates])
     errors["fused"] = errors_of(lifts, [one.fused_m for one in estimates])
-    for seed in sorted(pipeline.glob(f"{PHYS_NET_FOLDER}_*")):
-        other: PhysNet = PhysNet.from_pretrained(seed, torch_dtype=torch.float32).eval()
-        errors[f"fused, {seed.name}"] = errors_of(lifts, [re_estimate(other, lift).fused_m for lift in lifts])
+    figures = physics_figures(errors, _calls(estimates, lifts), groups)
+    for trained_alike in sorted(pipeline.glob(f"{PHYS_NET_FOLDER}_*")):
+        seed = trained_alike.name.removeprefix(PHYS_NET_FOLDER)
+        other: PhysNet = PhysNet.from_pretrained(trained_alike, torch_dtype=torch.float32).eval()
+        others = [re_estimate(other, lift) for lift in lifts]
+        errors[f"fused{seed}"] = errors_of(lifts, [one.fused_m for one in others])
+        figures += physics_figures(errors, _calls(others, lifts), groups, seed)
     errors["truth"] = errors_of(lifts, [_truth(lift.clip) for lift in lifts])
-    calls_N4 = np.array([flight_calls(one.in_flight, lift.clip) for lift, one in zip(lifts, estimates)])
 
-    figures = physics_figures(errors, calls_N4, groups)
     ablation = ablate(phys_net, lifts)
     output.mkdir(parents=True, exist_ok=True)
     draw_comparison(errors, groups, tuple(GROUPS), output / "comparison.png")
@@ -195,8 +197,14 @@ def group_of(clip: Clip) -> str | None:
 # --- figures and ablation
 
 
-def physics_figures(errors: Errors, calls_N4: NDArray[np.int64], groups: Sequence[str | None]) -> list[Figure]:
-    """The issue's table, cell by cell. calls_N4: flight_calls of each clip. What is not known is NaN, and not met."""
+def physics_figures(
+    errors: Errors, calls_N4: NDArray[np.int64], groups: Sequence[str | None], seed: str = ""
+) -> list[Figure]:
+    """The issue's table, cell by cell. What is not known is NaN, and not met.
+
+    calls_N4: flight_calls of each clip.  seed: ends the names of figures and errors where it is not the shipped net.
+    """
+    ours = f"fused{seed}"
     figures = []
     for group, goals in GROUPS.items():
         mine = indices_of(groups, group)
@@ -208,7 +216,7 @@ def physics_figures(errors: Errors, calls_N4: NDArray[np.int64], groups: Sequenc
             ("mpjpe_mm", "mpjpe", goals.mpjpe_ratio),
             ("acceleration_m_s2", "acceleration_error", None),
         ):
-            fused_N = of("fused", cell)
+            fused_N = of(ours, cell)
             smoother_N = min((of(name, cell) for name in SMOOTHERS), key=mean_of)
             box = ratio_of(fused_N, of(BLACK_BOX, cell)) if BLACK_BOX in errors else np.nan
             figures += [
@@ -221,10 +229,10 @@ def physics_figures(errors: Errors, calls_N4: NDArray[np.int64], groups: Sequenc
             ("flight_residual_m_s2", goals.flight_residual_m_s2),
             ("momentum_drift", goals.momentum_drift),
         ):
-            figures.append(Figure(name=f"{cell}_{group}", value=mean_of(of("fused", cell)), at_most=goal))
+            figures.append(Figure(name=f"{cell}_{group}", value=mean_of(of(ours, cell)), at_most=goal))
         f1 = floor_f1 if group == "ground" else flight_f1
         figures.append(Figure(name=f"flight_f1_{group}", value=f1(calls_N4[mine]), at_least=goals.flight_f1))
-    return figures
+    return [replace(figure, name=f"{figure.name}{seed}") for figure in figures]
 
 
 def ablate(phys_net: PhysNet, lifts: Sequence[Lift]) -> Errors:
@@ -246,6 +254,10 @@ def ablate(phys_net: PhysNet, lifts: Sequence[Lift]) -> Errors:
         phys_net.recursion, phys_net.num_gauss_newton_steps = whole
         phys_net.without = frozenset()
     return errors
+
+
+def _calls(estimates: Sequence[Estimate], lifts: Sequence[Lift]) -> NDArray[np.int64]:
+    return np.array([flight_calls(one.in_flight, lift.clip) for lift, one in zip(lifts, estimates, strict=True)])
 
 
 def errors_of(lifts: Sequence[Lift], joints_m: Sequence[NDArray[np.floating]]) -> list[MotionErrors]:

@@ -126,6 +126,7 @@ def test_a_run_writes_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     pipeline = tmp_path / "pipeline"
     for part in ("pose_estimator", "lifter", "phys_net"):
         shutil.copytree(ASSETS / "pipeline" / part, pipeline / part)
+    PhysNet().save_pretrained(pipeline / "phys_net_seed_1")
     # A black box that has not learned anything is S_dd.
     PhysNet(recursion="none").save_pretrained(pipeline / "refiner")
     figures = evaluate(pipeline, str(tmp_path / "data"), tmp_path / "page")
@@ -135,11 +136,21 @@ def test_a_run_writes_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert of["mpjpe_ratio_ground"].at_most == 0.90
     assert of["flight_residual_m_s2_real_flight"].at_most == 1.5
     assert of["bone_std_mm_real_flight"].value < 15
+    assert of["mpjpe_ratio_ground_seed_1"].at_most == 0.90
+    assert of["mpjpe_ratio_ground_seed_1"].value != of["mpjpe_ratio_ground"].value
     # No such clip was there: not known, not met, and no error.
     assert of["momentum_drift_aerials"].met is False
     assert json.loads((tmp_path / "physics.json").read_text())["momentum_drift_aerials"]["value"] is None
     page = (tmp_path / "page/index.html").read_text()
-    for row in ("Savitzky-Golay", "One-Euro", "Whittaker", "both directions", "without bones", "without forces"):
+    for row in (
+        "Savitzky-Golay",
+        "One-Euro",
+        "Whittaker",
+        "both directions",
+        "without bones",
+        "without forces",
+        "fused_seed_1",
+    ):
         assert row in page
     assert (tmp_path / "page/comparison.png").is_file()
 
