@@ -38,8 +38,8 @@ from finephys.pose.estimator import Pose2D
 from finephys.skeleton import BONES
 
 SUBSETS = ("FX-JUMP", "FX-TURN", "FX-SALTO")
-# Twice as many clips say more about ways that differ little than twice as many steps: of 6 steps, PCK is that of 25
-# (`jobs/benchmark.py generate`).
+# Twice as many clips say more about ways that differ little than twice as many steps: of 6 steps, PCK is 0.99 of that
+# of 25 (`jobs/benchmark.py generate`).
 CLIPS_PER_SUBSET = 16
 NUM_INFERENCE_STEPS = 6
 NUM_SHOWN = 6

@@ -222,9 +222,10 @@ class _TensionSolve(torch.autograd.Function):
 
 
 def _factorise(coupling: Tensor, along: Tensor) -> Tensor:
-    """Of S = A o (D D^T). L D L^T (16, 16, N): D on the diagonal, L below it; above it is rubbish.
+    """A factor of S = A o (D D^T), for _substitute.
 
-    Of up to FEW_SYSTEMS Cholesky's (N, 16, 16), not a number where S is singular.
+    Up to FEW_SYSTEMS: Cholesky's (N, 16, 16), not a number where S is not positive definite.  More: L D L^T
+    (16, 16, N), D on the diagonal, L below it; above it is rubbish.
     """
     vectors = along.view(NUM_CONSTRAINTS, 3, -1)
     if vectors.shape[-1] <= FEW_SYSTEMS:

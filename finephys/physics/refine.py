@@ -16,7 +16,7 @@ from torch import Tensor
 from finephys.physics.body import NUM_POINTS, Body, joints_of
 from finephys.pose.camera import NEAREST_DEPTH_M
 
-# An image error (m at the body) of this counts a quarter: ten times what a good detector's noise is. With the linear
+# An image error (m at the body) of this counts a quarter: nine times what a good detector's noise is. With the linear
 # growth of pseudo-Huber's loss beyond 0.04 m, corrupted detections left the projected joints 2.37 px from the true
 # ones, and 2.33 px so (72 corruptions of 24 clips; 1.18 and 1.17 px of the clean ones).
 IMAGE_OUTLIER_M = 0.12
