@@ -1,13 +1,15 @@
 """Measure the shipped lifter behind the shipped detector on held-out clips, and what its prompts are worth.
 
-Path:    shards, pipeline/{pose_estimator, lifter, lifter_without_prompts} -> figures, output/index.html
+Path:    shards, pipeline/{pose_estimator, lifter} -> figures, output/index.html
+         synthetic windows, pipeline/{lifter_with_prompts, lifter_without_prompts} -> what prompts are worth
 Letters: T frames, J = 17 joints
 Units:   millimetre, degree
 Frames:  camera of the middle frame, x right, y down, z forward
 
-lifter_without_prompts is the same network trained as long with num_prompts 0
-(jobs/train.py demo --stage lifting --module.lifter.num-prompts 0, exported and copied to that name). Without that
-folder the figures of what prompts are worth are not known, and their goal is not met.
+lifter_without_prompts is lifter_with_prompts trained afresh, as long and on the same windows, with num_prompts 0
+(jobs/train.py demo --stage lifting --init None, without and with --module.lifter.num-prompts 0; both exported and
+copied to these names). The lifter itself, which trained longer, stands for the first where the two are missing; what
+prompts are worth is not known then, and the goal is not met.
 """
 
 from collections.abc import Sequence
@@ -44,8 +46,9 @@ def evaluate(pipeline: Path, data: str, output: Path) -> list[Figure]:
     lifter = _load(pipeline / "lifter")
     lifts = [lift(lifter, found) for found in detect_split(pipeline, data)]
     figures = [*accuracy_figures(lifts), *scene_figures(lifts)]
-    without = pipeline / "lifter_without_prompts"
-    figures += prompt_figures(lifter, _load(without) if without.is_dir() else None)
+    pair = [pipeline / f"lifter_{name}_prompts" for name in ("with", "without")]
+    trained_alike = all(folder.is_dir() for folder in pair)
+    figures += prompt_figures(*map(_load, pair)) if trained_alike else prompt_figures(lifter, None)
 
     viewers = []
     # One of each group first, the harder ones before.
@@ -115,7 +118,10 @@ def scene_figures(lifts: Sequence[Lift]) -> list[Figure]:
 
 
 def prompt_figures(lifter: Lifter, without: Lifter | None) -> list[Figure]:
-    """MPJPE with and without prompts on windows like training's (a) and outside of it with matching prompts (b)."""
+    """MPJPE with and without prompts on windows like training's (a) and outside of it with matching prompts (b).
+
+    prompted: in (a) the bank's prompts, in (b) those that match; bank_only: the bank's in (b) too.
+    """
     figures = []
     for name, is_outside in (("a_like_training", False), ("b_outside_training", True)):
         errors: dict[str, list[float]] = {"prompted": [], "bank_only": [], "without": []}
