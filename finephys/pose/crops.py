@@ -30,8 +30,10 @@ MOTION_MIN_LEVEL = 24.0
 # Box side over the extent of what it holds: RTMPose's 1.25 for a body's joints; motion misses limbs that rest.
 JOINTS_MARGIN = 1.25
 MOTION_MARGIN = 2.0
-# Smoothing over time, in frames: a quarter of a second at 30 fps.
-SMOOTHING_NUM_FRAMES = 7
+# Smoothing over time, in frames at 30 fps. A box that keeps the size of a quarter of a second's largest is twice as
+# large as a tuck, whose joints are then off by more.
+MEDIAN_NUM_FRAMES = 5
+SMOOTHING_NUM_FRAMES = 3
 # A box is drawn around joints that are surer than this, if there are this many of them.
 BOX_MIN_CONFIDENCE = 0.3
 BOX_MIN_JOINTS = 6
@@ -190,7 +192,7 @@ def _fill_gaps(values: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray
 def _boxes_of_extents(low_high_T22: NDArray[np.float64], margin: float, crop_size: tuple[int, int]) -> Boxes:
     # The median drops outliers, the maximum keeps limbs that move out for a moment, the mean stops the box jumping.
     low_T2, high_T2 = (
-        median_filter(low_high_T22[:, side], size=(SMOOTHING_NUM_FRAMES, 1), mode="nearest") for side in (0, 1)
+        median_filter(low_high_T22[:, side], size=(MEDIAN_NUM_FRAMES, 1), mode="nearest") for side in (0, 1)
     )
     centre_T2 = uniform_filter1d((low_T2 + high_T2) / 2, SMOOTHING_NUM_FRAMES, axis=0, mode="nearest")
     # Twice the larger distance from the centre, so that what is off-centre after smoothing is still inside.

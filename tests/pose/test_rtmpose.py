@@ -106,8 +106,8 @@ def test_fused_it_finds_the_same() -> None:
     fused = plain.fuse()
     assert not any(isinstance(layer, torch.nn.BatchNorm2d) for layer in fused.backbone.modules())
     found = fused.estimate(frames)
-    np.testing.assert_allclose(found.joints_px, expected.joints_px, atol=1e-2)
-    np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-4)
+    np.testing.assert_allclose(found.joints_px, expected.joints_px, atol=2e-2)
+    np.testing.assert_allclose(found.confidence, expected.confidence, atol=1e-3)
 
 
 def test_decoding_finds_a_target_between_bins_and_is_sure_of_it() -> None:
