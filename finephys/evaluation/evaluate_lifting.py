@@ -124,7 +124,7 @@ def prompt_figures(lifter: Lifter, without: Lifter | None) -> list[Figure]:
     """
     figures = []
     for name, is_outside in (("a_like_training", False), ("b_outside_training", True)):
-        errors: dict[str, list[float]] = {"prompted": [], "bank_only": [], "without": []}
+        errors: dict[str, list[float]] = {"prompted": [], "own": [], "without": []}
         for index in range(NUM_WINDOWS):
             row = sample_window(
                 index, _WINDOWS_SEED, split="test", num_frames=16, num_prompts=2, is_outside_training=is_outside
@@ -133,7 +133,7 @@ def prompt_figures(lifter: Lifter, without: Lifter | None) -> list[Figure]:
             prompts = (row["prompt_joints_cam_m"], row["prompt_gravity"]) if is_outside else None
             for column, network, given in (
                 ("prompted", lifter, prompts),
-                ("bank_only", lifter, None),
+                ("own", lifter, None),
                 ("without", without, None),
             ):
                 if network is not None:

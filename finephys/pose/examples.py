@@ -25,6 +25,8 @@ WINDOW_FPS = 30.0
 NOMINAL_EXTENT_M = 0.42
 # The lengths of the skeleton's 16 bones together: the mean over training's performers.
 NOMINAL_BONES_M = 3.69
+# No body is smaller than this share of it.
+_SMALLEST_SIZE = 0.1
 
 # The reference follows the joints that the detector loses least and that move least against each other.
 _TORSO = ("root", "right_hip", "left_hip", "spine", "thorax", "left_shoulder", "right_shoulder")
@@ -126,7 +128,8 @@ def body_size(joints_m_PFJ3: Tensor) -> Tensor:
     parents, children = zip(*BONES)
     lengths_m = (joints_m_PFJ3[..., list(children), :] - joints_m_PFJ3[..., list(parents), :]).norm(dim=-1)
     size: Tensor = lengths_m.sum(-1).mean(-1) / NOMINAL_BONES_M
-    return size
+    # What a lifter that has learned nothing yet makes of a body has no size at all.
+    return size.clamp_min(_SMALLEST_SIZE)
 
 
 def solved(joints_PFJ3: Tensor, gravity_P3: Tensor, size_P: Tensor, rays_PFJ2: Tensor | None = None) -> Examples:

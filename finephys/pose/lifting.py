@@ -22,8 +22,9 @@ How a window is normalised, and what the reference is, stands in examples.py.
 Prompts may also be given with the query: solved windows of the same performer before the same camera. Then they and
 not the bank's complete it, a learned token says so, and the result is as large as they are, by construction. What they
 share with the query (proportions, size, how the camera is tilted) cannot be read off the query alone, which is what
-training's episodes teach (windows.py). Each output comes with a spread, the error that is expected of it; a network
-saved without knows none.
+training's episodes teach (windows.py). A clip without any gives itself its own: it is lifted once, and the windows that
+are the surest then complete it the second time. Each output comes with a spread, the error that is expected of it; a
+network saved without knows none, and lifts once.
 """
 
 from dataclasses import dataclass
@@ -53,6 +54,10 @@ from finephys.skeleton import MIRROR, NUM_JOINTS
 # Where the expected errors start: of a joint in metres; of the root's depth as a share, of gravity in radians.
 NOMINAL_SPREAD_M = 0.15
 NOMINAL_SCENE_SPREAD = 0.1
+
+# Windows of its first lifting that a clip is completed with the second time, apart by half a window where it is long
+# enough. Two, or six, do as well to a millimetre.
+OWN_PROMPTS = 4
 
 # Windows that go through the network at once: bounds the memory that a long clip takes.
 _WINDOWS_AT_ONCE = 256
@@ -222,7 +227,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Lift one clip of any length T >= 2; memory is bounded, time is linear in T.
 
         pose: pixels of the image that intrinsics (3, 3) are for.  prompts: solved windows of this performer before this
-        camera, joints (C, F, 17, 3) in metres in the camera frame and gravity (C, 3); the bank's where None.
+        camera, joints (C, F, 17, 3) in metres in the camera frame and gravity (C, 3); the clip's own where None.
         Raises ValueError on a shorter clip, other shapes, and fewer prompts than num_prompts.
         """
         num_frames = len(pose.joints_px)
@@ -273,7 +278,7 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     def forward(
         self, joints_px_BTJ2: Tensor, confidence_BTJ: Tensor, intrinsics_B33: Tensor, fps_B: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Joints, gravity and static logit of lift_both_ways with the bank's prompts."""
+        """Joints, gravity and static logit of lift_both_ways with the clips' own prompts."""
         lifted = self.lift_both_ways(joints_px_BTJ2, confidence_BTJ, intrinsics_B33, fps_B)
         return lifted.joints_BTJ3, lifted.gravity_B3, lifted.static_logit_B
 
@@ -284,6 +289,47 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         intrinsics_B33: Tensor,
         fps_B: Tensor,
         prompts: Prompts | None = None,
+    ) -> Lifted:
+        """Lift clips of one length, twice where no prompts are given (see above), each time as _lift_mirrored does.
+
+        Arguments as of lift_batch; prompts whose is_given_B is False leave the clip to the bank, lifted once.
+        """
+        arguments = joints_px_BTJ2, confidence_BTJ, intrinsics_B33, fps_B
+        if prompts is not None or not self.num_prompts or not self.config.has_spread:
+            return self._lift_mirrored(*arguments, prompts)
+        with torch.no_grad():
+            prompts = self._own_prompts(self._lift_mirrored(*arguments, None), fps_B)
+        return self._lift_mirrored(*arguments, prompts)
+
+    def _own_prompts(self, lifted: Lifted, fps_B: Tensor) -> Prompts:
+        """The windows of each lifted clip whose joints are expected to be least off, OWN_PROMPTS of each."""
+        assert lifted.joints_spread_BTJ is not None
+        num_windows = max(OWN_PROMPTS, self.num_prompts)
+        windows = []
+        for joints_TJ3, spread_T, fps in zip(lifted.joints_BTJ3, lifted.joints_spread_BTJ.mean(-1), fps_B.tolist()):
+            offset_F = (torch.arange(self.window_frames, device=spread_T.device) * (fps / 30)).round().long()
+            start_S = torch.arange(max(1, len(spread_T) - int(offset_F[-1])), device=spread_T.device)
+            # A clip that is too short stays on its last pose, as training's prompts do.
+            frame_SF = (start_S[:, None] + offset_F).clamp(max=len(spread_T) - 1)
+            spread_S = spread_T[frame_SF].mean(1)
+            for _ in range(num_windows):
+                surest = spread_S.argmin()
+                windows.append(joints_TJ3[frame_SF[surest]])
+                # Farther off than any other, but for those that were taken before.
+                spread_S = spread_S + 1e3 * ((start_S - surest).abs() * 2 < offset_F[-1])
+        return Prompts(
+            torch.stack(windows).unflatten(0, (len(fps_B), num_windows)),
+            lifted.gravity_B3[:, None].expand(-1, num_windows, -1),
+            torch.ones_like(lifted.gravity_B3[:, 0], dtype=torch.bool),
+        )
+
+    def _lift_mirrored(
+        self,
+        joints_px_BTJ2: Tensor,
+        confidence_BTJ: Tensor,
+        intrinsics_B33: Tensor,
+        fps_B: Tensor,
+        prompts: Prompts | None,
     ) -> Lifted:
         """The mean of lift_batch of the clips and of their mirror images, so that the mirror image of a clip is lifted
         to the mirror image of its motion. Arguments as of lift_batch."""

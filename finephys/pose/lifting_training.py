@@ -29,8 +29,10 @@ _BANK_SEED = 1_000_003
 # Share of the training windows of which only a part is given, as of clips shorter than a window.
 _SHORT_SHARE = 0.1
 
-# Share of the windows that come with their own prompts; the bank completes the others.
-_GIVEN_SHARE = 0.35
+# Shares of the windows that come with true prompts, and that are completed with what the lifter makes of the recording
+# that they are a piece of, as clips are; the bank completes the others.
+_GIVEN_SHARE = 0.2
+_OWN_SHARE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class LiftingTraining(nn.Module):
         config = self.config
         truth_BFJ3, gravity_B3 = batch["joints_cam_m"], batch["gravity"]
         lifted = self.lifter.lift_batch(
-            batch["joints_px"], batch["confidence"], batch["intrinsics"], batch["fps"], _prompts(batch)
+            batch["joints_px"], batch["confidence"], batch["intrinsics"], batch["fps"], self._prompts(batch)
         )
         lifted_BFJ3, down_B3, static_logit_B = lifted.joints_BTJ3, lifted.gravity_B3, lifted.static_logit_B
         error_BFJ3 = (lifted_BFJ3 - lifted_BFJ3[:, :, :1]) - (truth_BFJ3 - truth_BFJ3[:, :, :1])
@@ -123,15 +125,26 @@ class LiftingTraining(nn.Module):
             **terms,
         }
 
+    def _prompts(self, batch: dict[str, Tensor]) -> Prompts | None:
+        """The true ones, and for windows with is_own the first and the last of their recordings, lifted."""
+        if "prompt_joints_cam_m" not in batch or not self.lifter.num_prompts:
+            return None
+        is_own_B = batch["is_own"]
+        joints_BCFJ3, gravity_BC3 = batch["prompt_joints_cam_m"].clone(), batch["prompt_gravity"].clone()
+        with torch.no_grad():
+            own = self.lifter.lift_batch(
+                batch["around_px"][is_own_B].flatten(0, 1),
+                batch["around_confidence"][is_own_B].flatten(0, 1),
+                batch["intrinsics"][is_own_B].repeat_interleave(EPISODE_PROMPTS, 0),
+                batch["fps"][is_own_B].repeat_interleave(EPISODE_PROMPTS, 0),
+            )
+        joints_BCFJ3[is_own_B] = own.joints_BTJ3.unflatten(0, (-1, EPISODE_PROMPTS)).to(joints_BCFJ3)
+        gravity_BC3[is_own_B] = own.gravity_B3.unflatten(0, (-1, EPISODE_PROMPTS)).to(gravity_BC3)
+        return Prompts(joints_BCFJ3, gravity_BC3, batch["is_given"] | is_own_B)
+
     def export(self, folder: Path) -> None:
         """Write the lifter to `folder`/lifter."""
         self.lifter.save_pretrained(folder / LIFTER_FOLDER, safe_serialization=True)
-
-
-def _prompts(batch: dict[str, Tensor]) -> Prompts | None:
-    if "prompt_joints_cam_m" not in batch:
-        return None
-    return Prompts(batch["prompt_joints_cam_m"], batch["prompt_gravity"], batch["is_given"])
 
 
 def _laplace(error: Tensor, spread: Tensor | None) -> Tensor:
@@ -143,14 +156,15 @@ def _laplace(error: Tensor, spread: Tensor | None) -> Tensor:
 def collate(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, Tensor]:
     """Clean rows of windows.sample_window -> a batch of one random piece of 16 frames of each, as a detector finds it.
 
+    around_px (B,2,16,17,2) and around_confidence (B,2,16,17): the first and the last 16 frames of the same detections.
     Now and then a piece is cut short by losing its first or last frames, as a short clip would be.
     """
     num_frames = LifterConfig().window_frames
-    pieces = []
-    for row in rows:
-        first = rng.integers(len(row["joints_cam_m"]) - num_frames + 1)
-        pieces.append(row | {"joints_cam_m": row["joints_cam_m"][first : first + num_frames]})
-    joints_px, confidence = detected(pieces, rng)
+    all_px, all_confidence = detected(rows, rng)
+    first_B = rng.integers(all_px.shape[1] - num_frames + 1, size=len(rows))
+    frame_BF = first_B[:, None] + np.arange(num_frames)
+    row_B1 = np.arange(len(rows))[:, None]
+    joints_px, confidence = all_px[row_B1, frame_BF], all_confidence[row_B1, frame_BF]
     for sure in confidence:
         if rng.random() < _SHORT_SHARE:
             kept = rng.integers(2, num_frames)
@@ -159,11 +173,18 @@ def collate(rows: list[dict[str, Any]], rng: np.random.Generator) -> dict[str, T
                 sure[:] = sure[::-1].copy()
     tensors = {"joints_px": torch.from_numpy(joints_px), "confidence": torch.from_numpy(confidence)}
     if "prompt_joints_cam_m" in rows[0]:
-        tensors["is_given"] = torch.from_numpy(rng.random(len(rows)) < _GIVEN_SHARE)
+        kind_B = rng.random(len(rows))
+        tensors["is_given"] = torch.from_numpy(kind_B < _GIVEN_SHARE)
+        tensors["is_own"] = torch.from_numpy((kind_B >= _GIVEN_SHARE) & (kind_B < _GIVEN_SHARE + _OWN_SHARE))
+        # As many windows of it as there are true prompts.
+        for name, values in (("around_px", all_px), ("around_confidence", all_confidence)):
+            tensors[name] = torch.from_numpy(np.stack([values[:, :num_frames], values[:, -num_frames:]], 1))
         for name in ("prompt_joints_cam_m", "prompt_gravity"):
             tensors[name] = torch.from_numpy(np.stack([row[name] for row in rows]))
-    for name in ("joints_cam_m", "intrinsics", "gravity", "fps", "is_static"):
-        tensors[name] = torch.from_numpy(np.stack([np.asarray(row[name], np.float32) for row in pieces]))
+    joints_m = np.stack([row["joints_cam_m"] for row in rows])[row_B1, frame_BF]
+    tensors["joints_cam_m"] = torch.from_numpy(joints_m.astype(np.float32))
+    for name in ("intrinsics", "gravity", "fps", "is_static"):
+        tensors[name] = torch.from_numpy(np.stack([np.asarray(row[name], np.float32) for row in rows]))
     return tensors
 
 

@@ -170,9 +170,12 @@ def test_prompts_that_are_given_take_the_banks_place_for_their_own_clip_only(lif
     batch = {name: torch.stack([torch.from_numpy(np.asarray(row[name])) for row in rows]) for name in rows[0]}
     fps = batch["fps"].float()
     arguments = (batch["joints_px"], batch["confidence"], batch["intrinsics"], fps)
-    prompts = Prompts(batch["prompt_joints_cam_m"], batch["prompt_gravity"], torch.tensor([True, False]))
-    with torch.no_grad():
-        mixed, of_bank = lifter.lift_both_ways(*arguments, prompts).joints_BTJ3, lifter(*arguments)[0]
+    mixed, of_bank = (
+        lifter.lift_both_ways(
+            *arguments, Prompts(batch["prompt_joints_cam_m"], batch["prompt_gravity"], torch.tensor([is_given, False]))
+        ).joints_BTJ3.detach()
+        for is_given in (True, False)
+    )
     given = (rows[0]["prompt_joints_cam_m"], rows[0]["prompt_gravity"])
     alone = lifter.lift(Pose2D(rows[0]["joints_px"], rows[0]["confidence"]), rows[0]["intrinsics"], 30.0, given)
     np.testing.assert_allclose(mixed[0].numpy(), alone.joints_cam_m, atol=1e-4)
