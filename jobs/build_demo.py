@@ -27,7 +27,7 @@ class BuildDemoConfig:
     seed: int = 0
     """Chooses bodies, cameras, arenas and moments."""
     tumbled_share: float = 0.0
-    """Of the clips, whose body is turned any way in the air: every side of every pose, to train the detector on."""
+    """Of the clips, whose body has limbs of two motions and is turned any way: to train the detector on."""
     num_workers: int = os.cpu_count() or 1
     """Clips rendered at once, on a core each."""
 

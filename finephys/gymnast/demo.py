@@ -6,7 +6,7 @@ Clip n depends on the seed and on n alone, not on how many clips are asked for n
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from finephys.data.video import encode_video
 from finephys.gymnast.body import Performer, performer_contacts, rest_body
 from finephys.gymnast.choreography import choreograph
 from finephys.gymnast.film import film
-from finephys.gymnast.mocap import Motion, load_capture, tumble
+from finephys.gymnast.mocap import Motion, load_capture, recombine, tumble
 from finephys.gymnast.motions import ARENAS, MOTIONS, NUM_PERFORMERS, MotionClass, performers, prompt_for
 
 FPS = 30.0
@@ -68,14 +68,15 @@ def plan_clips(num_clips: int, seed: int) -> list[Plan]:
 def make_clip(plan: Plan, seed: int, tumbled_share: float = 0.0) -> Clip:
     """Pose, film and encode one clip, with all its ground truth.
 
-    tumbled_share: of the clips, whose body is turned any way (mocap.tumble).
+    tumbled_share: of the clips, whose body has limbs of two motions and is turned any way (mocap.recombine, tumble).
     """
     rng = np.random.default_rng([seed, 1, plan.number])
     motion_class, performer = MOTIONS[plan.label_name], plan.performer
     motion = _motion(plan, rng)
     tumbling_rng = np.random.default_rng([seed, 2, plan.number])
     if tumbling_rng.random() < tumbled_share:
-        motion = tumble(motion, tumbling_rng)
+        donor = _motion(replace(plan, label_name=_donor(plan.split, tumbling_rng)), tumbling_rng)
+        motion = tumble(recombine(motion, donor, tumbling_rng), tumbling_rng)
     in_flight, feet_in_contact = performer_contacts(motion, performer)
     arena = str(rng.choice(list(ARENAS)))
     filmed = film(motion, performer, arena, IMAGE_SIZE, plan.split, rng)
@@ -106,6 +107,11 @@ def make_clip(plan: Plan, seed: int, tumbled_share: float = 0.0) -> Clip:
 
 def _counts(motion: MotionClass) -> dict[Split, int]:
     return {"train": motion.num_train, "test": motion.num_test}
+
+
+def _donor(split: Split, rng: np.random.Generator) -> str:
+    """A motion that the split shows: training never shows any part of one that is kept for the test."""
+    return str(rng.choice([name for name, motion in MOTIONS.items() if _counts(motion)[split] > 0]))
 
 
 def _short_name(label_name: str) -> str:

@@ -57,6 +57,16 @@ _AIRBORNE = ("backflip", "dance_b", "jump", "run", "spin", "spinkick")
 # How often a cycle is repeated; all others are played once.
 _REPEATS = {"walk": 3, "run": 4}
 
+# What moves together where parts of two motions are put together, and how often a limb is the other motion's.
+_LIMBS = (
+    ("chest", "head"),
+    ("right_upper_arm", "right_forearm"),
+    ("left_upper_arm", "left_forearm"),
+    ("right_thigh", "right_shin", "right_foot"),
+    ("left_thigh", "left_shin", "left_foot"),
+)
+_RECOMBINED_SHARE = 0.5
+
 # How fast a tumbled body turns, root mean square; and how far from the hips a limb of the largest gymnast reaches.
 _TUMBLE_RAD_S = 1.5
 _REACH_M = 1.2
@@ -131,23 +141,52 @@ def mirror(motion: Motion) -> Motion:
     return replace(motion, root_m=motion.root_m * flip, rotations=rotations, contacts=contacts)
 
 
+def recombine(motion: Motion, donor: Motion, rng: np.random.Generator) -> Motion:
+    """The motion with some of the donor's limbs, moving against the pelvis or the chest as the donor's do.
+
+    Nobody moves like this: it is for poses that no recording holds. A donor that is too short stays on its last pose.
+    """
+    parents = [parent for _, parent, _, _ in _PARTS]
+    frames = np.minimum(np.arange(len(motion.root_m)), len(donor.root_m) - 1)
+    local = _relative_to_parents(motion.rotations)
+    of_donor = _relative_to_parents(donor.rotations)[frames]
+    for limb in _LIMBS:
+        if rng.random() < _RECOMBINED_SHARE:
+            parts = [PART_NAMES.index(name) for name in limb]
+            local[:, parts] = of_donor[:, parts]
+    rotations = local
+    for part, parent in enumerate(parents):
+        if parent >= 0:
+            rotations[:, part] = rotations[:, parent] @ local[:, part]
+    return replace(motion, rotations=rotations)
+
+
+def _relative_to_parents(rotations: FLOATS) -> FLOATS:
+    relative = rotations.copy()
+    for part, (_, parent, _, _) in enumerate(_PARTS):
+        if parent >= 0:
+            relative[:, part] = rotations[:, parent].transpose(0, 2, 1) @ rotations[:, part]
+    return relative
+
+
 def tumble(motion: Motion, rng: np.random.Generator) -> Motion:
-    """The same movements in the air, with the whole body turned any way and turning on slowly: not a motion that
-    anybody could perform, but every side of every pose. The hips keep their course, raised so that no limb can reach
-    the floor.
+    """The same movements with the whole body turned any way and turning on slowly: not a motion that anybody could
+    perform, but every side of every pose. Half of them are in the air: the hips keep their course, raised so that no
+    limb can reach the floor. The others roll on it.
     """
     orientation = Rotation.random(random_state=rng)
     velocity = rng.normal(0, _TUMBLE_RAD_S / np.sqrt(3), 3)
     times_s = np.arange(len(motion.root_m)) / motion.fps
     turned = (Rotation.from_rotvec(times_s[:, None] * velocity) * orientation).as_matrix()
+    rotations = turned[:, None] @ motion.rotations
+    if rng.random() < 0.5:
+        return replace(motion, rotations=rotations, leaves_floor=False, contacts=None)
     raised_m = motion.root_m.copy()
     raised_m[:, 1] += max(0.0, _REACH_M - float(raised_m[:, 1].min()))
     nowhere = np.zeros((len(times_s), 2), bool)
+    in_flight = np.ones(len(times_s), bool)
     return replace(
-        motion,
-        root_m=raised_m,
-        rotations=turned[:, None] @ motion.rotations,
-        contacts=Contacts(in_flight=np.ones(len(times_s), bool), feet=nowhere),
+        motion, root_m=raised_m, rotations=rotations, contacts=Contacts(in_flight=in_flight, feet=nowhere)
     )
 
 
