@@ -51,7 +51,7 @@ def test_a_plan_depends_on_the_seed_and_its_number_alone() -> None:
     assert plan_clips(3, 0) != plan_clips(3, 1)
 
 
-def test_clips_come_the_same_again_and_tumbled_ones_show_every_side_of_a_body_above_the_floor() -> None:
+def test_clips_come_the_same_again_and_tumbled_ones_are_others() -> None:
     plan = plan_clips(1, 0)[0]
     before, after = make_clip(plan, 0), make_clip(plan, 0, 1.0)
     # The same clip each time, and each kind its own.
@@ -62,13 +62,6 @@ def test_clips_come_the_same_again_and_tumbled_ones_show_every_side_of_a_body_ab
     up = [trunk_up(clip) for clip in (before, after)]
     angle = np.degrees(np.arccos(np.clip((up[0] * up[1]).sum(-1), -1, 1)))
     assert angle.max() > 20
-    assert after.in_flight is not None
-    assert after.in_flight.all()
-    # The movement is the same one.
-    assert before.joints_cam_m is not None
-    assert after.joints_cam_m is not None
-    lengths_m = [np.linalg.norm(m[:, 3] - m[:, 13], axis=-1) for m in (before.joints_cam_m, after.joints_cam_m)]
-    np.testing.assert_allclose(lengths_m[1], lengths_m[0], atol=1e-4)
     assert world_joints_m(after)[..., 1].min() > 0
 
 

@@ -1,0 +1,58 @@
+"""Motions made of others, for the detector: whose limbs they have, and that they stay above the floor."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from finephys.gymnast.body import performer_contacts, performer_joints, rest_body
+from finephys.gymnast.mocap import PART_NAMES, Motion, load_capture, recombine, tumble
+from finephys.gymnast.motions import performers
+
+LIMBS = {"chest": "pelvis", "head": "chest", "right_forearm": "right_upper_arm", "left_shin": "left_thigh"}
+
+
+@pytest.fixture(scope="module")
+def motions() -> tuple[Motion, Motion]:
+    """A run, and a shorter crawl, of one body."""
+    size = rest_body(performers("train", 0)[0].shape).size
+    run, crawl = (load_capture(name).motion(0, num, fps=30, size=size) for name, num in (("run", 24), ("crawl", 16)))
+    return run, crawl
+
+
+def relative(motion: Motion, part: str, parent: str) -> NDArray[np.float64]:
+    rotations = motion.rotations
+    return rotations[:, PART_NAMES.index(parent)].transpose(0, 2, 1) @ rotations[:, PART_NAMES.index(part)]
+
+
+def test_a_recombined_motion_has_each_limb_from_one_of_two_motions(motions: tuple[Motion, Motion]) -> None:
+    motion, donor = motions
+    num_of_donor = dict.fromkeys(LIMBS, 0)
+    for seed in range(20):
+        new = recombine(motion, donor, np.random.default_rng(seed))
+        np.testing.assert_array_equal(new.root_m, motion.root_m)
+        np.testing.assert_allclose(new.rotations[:, 0], motion.rotations[:, 0])
+        for part, parent in LIMBS.items():
+            seen, own, other = (relative(one, part, parent) for one in (new, motion, donor))
+            # The donor is shorter: it stays on its last pose.
+            other = other[np.minimum(np.arange(len(own)), len(other) - 1)]
+            is_own, is_other = (np.allclose(seen, one, atol=1e-9) for one in (own, other))
+            assert is_own != is_other
+            num_of_donor[part] += is_other
+    assert all(0 < num < 20 for num in num_of_donor.values())
+
+
+def test_tumbled_motions_are_turned_as_a_whole_in_the_air_or_on_the_floor(motions: tuple[Motion, Motion]) -> None:
+    motion, performer = motions[0], performers("train", 0)[0]
+    kinds = set()
+    for seed in range(12):
+        new = tumble(motion, np.random.default_rng(seed))
+        for part, parent in LIMBS.items():
+            np.testing.assert_allclose(relative(new, part, parent), relative(motion, part, parent), atol=1e-9)
+        in_flight, _ = performer_contacts(new, performer)
+        assert in_flight.all() or not in_flight.any()
+        lowest_m = performer_joints(new, performer)[..., 1].min(-1)
+        assert lowest_m.min() > 0
+        # Skin lies around the joints.
+        assert in_flight.all() or lowest_m.max() < 0.3
+        kinds.add(bool(in_flight.all()))
+    assert kinds == {True, False}
