@@ -120,7 +120,7 @@ def scene_figures(lifts: Sequence[Lift]) -> list[Figure]:
 def prompt_figures(lifter: Lifter, without: Lifter | None) -> list[Figure]:
     """MPJPE with and without prompts on windows like training's (a) and outside of it with matching prompts (b).
 
-    prompted: in (a) the bank's prompts, in (b) those that match; bank_only: the bank's in (b) too.
+    prompted: in (a) the clip's own prompts, in (b) those that match; own: the clip's own in (b) too.
     """
     figures = []
     for name, is_outside in (("a_like_training", False), ("b_outside_training", True)):

@@ -54,8 +54,8 @@ def test_a_run_writes_a_viewer_that_needs_no_other_file(tmp_path: Path, monkeypa
     assert figures["real_flight_pa_mpjpe_mm"].value < figures["real_flight_mpjpe_mm"].value
     # On bodies and cameras that training does not show, prompts that do are worth more than the goal.
     assert figures["b_outside_training_prompts_gain_percent"].met
-    prompted, bank_only = (figures[f"b_outside_training_{column}_mpjpe_mm"] for column in ("prompted", "bank_only"))
-    assert prompted.value < bank_only.value
+    prompted, own = (figures[f"b_outside_training_{column}_mpjpe_mm"] for column in ("prompted", "own"))
+    assert prompted.value < own.value
     index = (tmp_path / "page/index.html").read_text()
     assert 'src="viewer-0.html"' in index
     viewer = (tmp_path / "page/viewer-0.html").read_text()
