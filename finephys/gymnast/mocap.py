@@ -62,10 +62,13 @@ _LIMBS = (
     ("chest", "head"),
     ("right_upper_arm", "right_forearm"),
     ("left_upper_arm", "left_forearm"),
-    ("right_thigh", "right_shin", "right_foot"),
-    ("left_thigh", "left_shin", "left_foot"),
+    # Both legs together: a tuck stays a tuck.
+    ("right_thigh", "right_shin", "right_foot", "left_thigh", "left_shin", "left_foot"),
 )
 _RECOMBINED_SHARE = 0.5
+# Standard deviation of how far what hangs on the pelvis and the chest is turned besides, about each axis.
+_SWING_RAD = 0.25
+_SWUNG_PARTS = ("chest", "right_upper_arm", "left_upper_arm", "right_thigh", "left_thigh")
 
 # How fast a tumbled body turns, root mean square; and how far from the hips a limb of the largest gymnast reaches.
 _TUMBLE_RAD_S = 1.5
@@ -142,7 +145,8 @@ def mirror(motion: Motion) -> Motion:
 
 
 def recombine(motion: Motion, donor: Motion, rng: np.random.Generator) -> Motion:
-    """The motion with some of the donor's limbs, moving against the pelvis or the chest as the donor's do.
+    """The motion with some of the donor's limbs, moving against the pelvis or the chest as the donor's do, but for a
+    turn of each that stays.
 
     Nobody moves like this: it is for poses that no recording holds. A donor that is too short stays on its last pose.
     """
@@ -154,6 +158,9 @@ def recombine(motion: Motion, donor: Motion, rng: np.random.Generator) -> Motion
         if rng.random() < _RECOMBINED_SHARE:
             parts = [PART_NAMES.index(name) for name in limb]
             local[:, parts] = of_donor[:, parts]
+    for name in _SWUNG_PARTS:
+        swing = Rotation.from_rotvec(rng.normal(0, _SWING_RAD, 3)).as_matrix()
+        local[:, PART_NAMES.index(name)] = local[:, PART_NAMES.index(name)] @ swing
     rotations = local
     for part, parent in enumerate(parents):
         if parent >= 0:
@@ -185,9 +192,7 @@ def tumble(motion: Motion, rng: np.random.Generator) -> Motion:
     raised_m[:, 1] += max(0.0, _REACH_M - float(raised_m[:, 1].min()))
     nowhere = np.zeros((len(times_s), 2), bool)
     in_flight = np.ones(len(times_s), bool)
-    return replace(
-        motion, root_m=raised_m, rotations=rotations, contacts=Contacts(in_flight=in_flight, feet=nowhere)
-    )
+    return replace(motion, root_m=raised_m, rotations=rotations, contacts=Contacts(in_flight=in_flight, feet=nowhere))
 
 
 @functools.cache

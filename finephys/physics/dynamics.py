@@ -232,8 +232,11 @@ def _factorise(coupling: Tensor, along: Tensor) -> Tensor:
         vectors = vectors.permute(2, 0, 1)
         factor, info = torch.linalg.cholesky_ex(coupling * (vectors @ vectors.transpose(-1, -2)))
         return torch.where(info[:, None, None] == 0, factor, torch.nan)
-    if vectors.is_cuda:
-        return _eliminate_squares(coupling, vectors)
+    return _eliminate_squares(coupling, vectors) if vectors.is_cuda else _eliminate_triangle(coupling, vectors)
+
+
+def _eliminate_triangle(coupling: Tensor, vectors: Tensor) -> Tensor:
+    """L D L^T column by column of what is left below the diagonal."""
     factor = vectors.new_empty(NUM_CONSTRAINTS, NUM_CONSTRAINTS, vectors.shape[-1])
     for column in range(NUM_CONSTRAINTS):
         gram = torch.mul(vectors[column:, 0], vectors[column, 0], out=factor[column:, column])
@@ -250,7 +253,7 @@ def _factorise(coupling: Tensor, along: Tensor) -> Tensor:
 
 
 def _eliminate_squares(coupling: Tensor, vectors: Tensor) -> Tensor:
-    """As below, by whole squares: a GPU spends more on starting an instruction than on what lies above the diagonal."""
+    """The same by whole squares: starting an instruction costs a GPU more than what lies above the diagonal."""
     factor = vectors[:, None, 0] * vectors[None, :, 0]
     factor.addcmul_(vectors[:, None, 1], vectors[None, :, 1]).addcmul_(vectors[:, None, 2], vectors[None, :, 2])
     factor *= coupling[:, :, None]

@@ -30,10 +30,12 @@ from finephys.physics.dynamics import (
 GRAVITY = torch.tensor([0.0, -STANDARD_GRAVITY, 0.0], dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True, params=["one after the other", "side by side"])
-def both_solvers(request, monkeypatch):
-    if request.param == "side by side":
+@pytest.fixture(autouse=True, params=["one after the other", "side by side", "side by side as on a GPU"])
+def every_solver(request, monkeypatch):
+    if request.param != "one after the other":
         monkeypatch.setattr(dynamics, "FEW_SYSTEMS", 0)
+    if request.param == "side by side as on a GPU":
+        monkeypatch.setattr(dynamics, "_eliminate_triangle", dynamics._eliminate_squares)
 
 
 def random_forces(num: int, seed: int = 0, newtons: float = 100.0) -> torch.Tensor:
