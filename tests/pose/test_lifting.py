@@ -187,6 +187,20 @@ def test_prompts_that_are_given_take_the_banks_place_for_their_own_clip_only(lif
         lifter.lift(clip(20), INTRINSICS, 30.0, (given[0][:, :5], given[1]))
 
 
+def test_a_clip_without_prompts_is_completed_by_its_own_first_lifting(lifter: Lifter) -> None:
+    """Of a clip of one window there is one prompt: itself."""
+    row = sample_window(3, 0, num_frames=16, num_prompts=EPISODE_PROMPTS)
+    pose = Pose2D(row["joints_px"], row["confidence"])
+    batch = [torch.from_numpy(row[name])[None] for name in ("joints_px", "confidence", "intrinsics")]
+    nobodys = Prompts(torch.ones(1, 2, 16, 17, 3), torch.ones(1, 2, 3), torch.tensor([False]))
+    with torch.no_grad():
+        first = lifter.lift_both_ways(*batch, torch.tensor([30.0]), nobodys)
+    itself = (first.joints_BTJ3.repeat(2, 1, 1, 1).numpy(), first.gravity_B3.repeat(2, 1).numpy())
+    expected = lifter.lift(pose, row["intrinsics"], 30.0, itself).joints_cam_m
+    np.testing.assert_allclose(lifter.lift(pose, row["intrinsics"], 30.0).joints_cam_m, expected, atol=1e-4)
+    assert np.abs(expected - first.joints_BTJ3[0].numpy()).max() > 0.01
+
+
 def test_the_result_is_as_large_as_the_prompts_that_are_given(lifter: Lifter) -> None:
     """A world twice as large looks the same: only the prompts can tell, and everything scales with them."""
     row = sample_window(3, 0, num_frames=16, num_prompts=EPISODE_PROMPTS)

@@ -404,3 +404,28 @@ def test_collate_repeats_itself_from_the_same_seed() -> None:
     assert first["crops_NFHWC"].shape == (6, 3, 128, 128, 3)
     with pytest.raises(ValueError, match="no clips"):
         collate([], np.random.default_rng(0), config)
+
+
+def test_hard_frames_are_drawn_more_often() -> None:
+    """Frames of one body, each of its own grey: as it is, hidden, tucked, inverted."""
+    joints_px = stick_clip(seed=0)["joints_px"][0]
+    tucked_px = joints_px.copy()
+    tucked_px[:, 1] = 128 + (joints_px[:, 1] - joints_px[:, 1].mean()) * np.where(np.arange(NUM_JOINTS) % 2, 0.5, -0.5)
+    kinds_px = np.stack([joints_px, joints_px, tucked_px, [0, 256] + joints_px * [1, -1]])
+    visible = np.ones((4, NUM_JOINTS))
+    visible[1, :8] = 0
+    frames = np.broadcast_to(np.array([40, 100, 160, 220], np.uint8)[:, None, None, None], (4, 256, 256, 3)).copy()
+    config = replace(
+        Pose2DTrainingConfig(),
+        crops_per_clip=400,
+        stride_probabilities=(1.0, 0.0, 0.0),
+        scale=(0.8, 0.9),
+        filmed_probability=0.0,
+        **dict.fromkeys(("turned_probability", "colour_probability", "grey_probability", "contrast_deviation"), 0.0),
+        **dict.fromkeys(("brightness_deviation", "blur_probability", "cutout_probability", "nobody_probability"), 0.0),
+    )
+    row = {"frames": frames, "joints_px": kinds_px, "joints_confidence": visible}
+    crops = collate([row], np.random.default_rng(0), config)["crops_NFHWC"]
+    num_drawn = [int((crops[:, 1, 64, 64, 0] == grey).sum()) for grey in (40, 100, 160, 220)]
+    assert sum(num_drawn) == 400
+    assert all(num > 1.5 * num_drawn[0] > 0 for num in num_drawn[1:])
