@@ -126,12 +126,12 @@ class MotionCapture:
         if start_frame < 0 or num_frames < 1 or start_frame + num_frames > available:
             raise ValueError(f"frames {start_frame}..{start_frame + num_frames} do not lie in the motion's {available}")
         times_s = (start_frame + np.arange(num_frames)) / fps / np.sqrt(size)
-        rotations = np.empty((num_frames, NUM_PARTS, 3, 3))
-        for part, (_, parent, _, _) in enumerate(_PARTS):
-            local = self._rotation_splines[part](times_s).as_matrix()
-            rotations[:, part] = local if parent < 0 else rotations[:, parent] @ local
+        relative = np.stack([spline(times_s).as_matrix() for spline in self._rotation_splines], 1)
         motion = Motion(
-            root_m=size * self._root_spline(times_s), rotations=rotations, fps=fps, leaves_floor=self.leaves_floor
+            root_m=size * self._root_spline(times_s),
+            rotations=_in_world(relative),
+            fps=fps,
+            leaves_floor=self.leaves_floor,
         )
         return mirror(motion) if is_mirrored else motion
 
@@ -150,7 +150,6 @@ def recombine(motion: Motion, donor: Motion, rng: np.random.Generator) -> Motion
 
     Nobody moves like this: it is for poses that no recording holds. A donor that is too short stays on its last pose.
     """
-    parents = [parent for _, parent, _, _ in _PARTS]
     frames = np.minimum(np.arange(len(motion.root_m)), len(donor.root_m) - 1)
     local = _relative_to_parents(motion.rotations)
     of_donor = _relative_to_parents(donor.rotations)[frames]
@@ -161,14 +160,20 @@ def recombine(motion: Motion, donor: Motion, rng: np.random.Generator) -> Motion
     for name in _SWUNG_PARTS:
         swing = Rotation.from_rotvec(rng.normal(0, _SWING_RAD, 3)).as_matrix()
         local[:, PART_NAMES.index(name)] = local[:, PART_NAMES.index(name)] @ swing
-    rotations = local
-    for part, parent in enumerate(parents):
+    return replace(motion, rotations=_in_world(local))
+
+
+def _in_world(relative: FLOATS) -> FLOATS:
+    """Rotations (T,P,3,3) relative to the parent parts -> in the world."""
+    rotations = relative.copy()
+    for part, (_, parent, _, _) in enumerate(_PARTS):
         if parent >= 0:
-            rotations[:, part] = rotations[:, parent] @ local[:, part]
-    return replace(motion, rotations=rotations)
+            rotations[:, part] = rotations[:, parent] @ relative[:, part]
+    return rotations
 
 
 def _relative_to_parents(rotations: FLOATS) -> FLOATS:
+    """And back."""
     relative = rotations.copy()
     for part, (_, parent, _, _) in enumerate(_PARTS):
         if parent >= 0:
