@@ -120,23 +120,23 @@ def scene_figures(lifts: Sequence[Lift]) -> list[Figure]:
 def prompt_figures(lifter: Lifter, without: Lifter | None) -> list[Figure]:
     """MPJPE with and without prompts on windows like training's (a) and outside of it with matching prompts (b).
 
-    prompted: in (a) the clip's own prompts, in (b) those that match; own: the clip's own in (b) too.
+    prompted: in (a) by the clip's own prompts, in (b) by those that match; own: in (b) by the clip's own.
     """
     figures = []
     for name, is_outside in (("a_like_training", False), ("b_outside_training", True)):
-        errors: dict[str, list[float]] = {"prompted": [], "own": [], "without": []}
+        networks = {"prompted": lifter, "without": without}
+        if is_outside:
+            networks["own"] = lifter
+        errors: dict[str, list[float]] = {column: [] for column in networks}
         for index in range(NUM_WINDOWS):
             row = sample_window(
                 index, _WINDOWS_SEED, split="test", num_frames=16, num_prompts=2, is_outside_training=is_outside
             )
             pose, truth_m = Pose2D(row["joints_px"], row["confidence"]), row["joints_cam_m"]
-            prompts = (row["prompt_joints_cam_m"], row["prompt_gravity"]) if is_outside else None
-            for column, network, given in (
-                ("prompted", lifter, prompts),
-                ("own", lifter, None),
-                ("without", without, None),
-            ):
+            prompts = (row["prompt_joints_cam_m"], row["prompt_gravity"])
+            for column, network in networks.items():
                 if network is not None:
+                    given = prompts if is_outside and column == "prompted" else None
                     lifted = network.lift(pose, row["intrinsics"], row["fps"], prompts=given)
                     errors[column].append(1000 * mpjpe(lifted.joints_cam_m, truth_m))
         mean = {column: float(np.mean(values)) if values else np.nan for column, values in errors.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finephys.data.clips import Clip, read_shard, write_shard
+from finephys.data.clips import FRAME_SHAPES, Clip, read_shard, write_shard
 from finephys.evaluation.detections import Detection, detect_split
 from finephys.evaluation.evaluate_pose import accuracy_figures, evaluate, reliability, somersault_figures
 from finephys.pose.estimator import Pose2D
@@ -44,6 +44,24 @@ def test_one_joint_that_is_always_wrong_is_the_worst_one(somersault: Clip) -> No
 def test_a_shift_of_two_pixels_at_128_is_four_at_256(somersault: Clip) -> None:
     figures = accuracy_figures([found(somersault, somersault.joints_px + np.float32([2, 0]))])
     assert figures[0].value == pytest.approx(4.0, abs=1e-3)
+
+
+def test_what_curling_up_costs_is_not_laid_to_being_upside_down(somersault: Clip) -> None:
+    stretched = next(pose for pose in somersault.joints_px if pose[8, 1] < pose[0, 1])
+    # Feet drawn up to the hips.
+    curled = stretched.copy()
+    curled[[3, 6]] = curled[[1, 4]] + 0.3 * (curled[[3, 6]] - curled[[1, 4]])
+    upside_down = np.float32([1, -1])
+    poses = [stretched] * 90 + [curled] * 10 + [stretched * upside_down] * 5 + [curled * upside_down] * 5
+    truth_px = np.stack(poses)
+    joints_px = truth_px.copy()
+    joints_px[90:100] += 100
+    joints_px[105:] += 100
+    unknown = dict.fromkeys(set(FRAME_SHAPES) - {"joints_px"})
+    clip = replace(somersault, **unknown, joints_px=truth_px, num_frames=len(poses))
+    figures = {figure.name: figure.value for figure in accuracy_figures([found(clip, joints_px)])}
+    assert figures["pck_0.05_upright"] == pytest.approx(0.9)
+    assert figures["pck_0.05_inverted"] == figures["pck_0.05_upright_as_curled"] == pytest.approx(0.5)
 
 
 def test_left_for_right_and_someone_else_are_seen(somersault: Clip) -> None:
