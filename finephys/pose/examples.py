@@ -152,7 +152,7 @@ def solved(joints_PFJ3: Tensor, gravity_P3: Tensor, size_P: Tensor, rays_PFJ2: T
 
 
 def window_table(num_frames: int, fps: list[float], window_frames: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Overlapping windows that cover clips of num_frames at about WINDOW_FPS.
+    """Overlapping windows that cover clips of num_frames at about WINDOW_FPS, a quarter of a window apart.
 
     -> clip_N and frame_NF long, weight_NF float32: which clip, which of its frames, with what share in the blend
     (a triangle; 0 where a short clip does not fill its window).
@@ -164,7 +164,7 @@ def window_table(num_frames: int, fps: list[float], window_frames: int) -> tuple
         parts = []
         for phase in range(min(step, num_frames)):
             last = (num_frames - phase - 1) // step + 1 - window_frames
-            starts = torch.tensor(sorted({*range(0, max(last, 0), window_frames // 2), max(last, 0)}))
+            starts = torch.tensor(sorted({*range(0, max(last, 0), window_frames // 4), max(last, 0)}))
             parts.append(phase + step * (starts[:, None] + torch.arange(window_frames)))
         of_rate[step] = torch.cat(parts)
     frames = [of_rate[max(1, round(rate / WINDOW_FPS))] for rate in fps]

@@ -27,7 +27,7 @@ are the surest then complete it the second time. Each output comes with a spread
 network saved without knows none, and lifts once.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -292,14 +292,17 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> Lifted:
         """Lift clips of one length, twice where no prompts are given (see above), each time as _lift_mirrored does.
 
+        Gravity is then the first lifting's: the second was told it by its prompts, and makes it no better.
         Arguments as of lift_batch; prompts whose is_given_B is False leave the clip to the bank, lifted once.
         """
         arguments = joints_px_BTJ2, confidence_BTJ, intrinsics_B33, fps_B
         if prompts is not None or not self.num_prompts or not self.config.has_spread:
             return self._lift_mirrored(*arguments, prompts)
         with torch.no_grad():
-            prompts = self._own_prompts(self._lift_mirrored(*arguments, None), fps_B)
-        return self._lift_mirrored(*arguments, prompts)
+            first = self._lift_mirrored(*arguments, None)
+            prompts = self._own_prompts(first, fps_B)
+        lifted = self._lift_mirrored(*arguments, prompts)
+        return replace(lifted, gravity_B3=first.gravity_B3, gravity_spread_B=first.gravity_spread_B)
 
     def _own_prompts(self, lifted: Lifted, fps_B: Tensor) -> Prompts:
         """The windows of each lifted clip whose joints are expected to be least off, OWN_PROMPTS of each."""
@@ -427,7 +430,9 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
         )
         joints_BTJ3 = (joints_BTJ3 / total_BT[:, None, None]).unflatten(0, (num_clips, num_frames))
         count_B = weight_NF.new_zeros(num_clips).index_add(0, clip_N, torch.ones_like(weight_NF[:, 0]))
-        gravity_B3 = gravity_N3.new_zeros(num_clips, 3).index_add(0, clip_N, gravity_N3)
+        # By inverse variance: a kick says less of where down is than standing before it does.
+        sure_N = spreads[1][:, 1].detach() ** -2 if spreads else torch.ones_like(static_N)
+        gravity_B3 = gravity_N3.new_zeros(num_clips, 3).index_add(0, clip_N, sure_N[:, None] * gravity_N3)
         static_B = static_N.new_zeros(num_clips).index_add(0, clip_N, static_N) / count_B
         gravity_B3 = functional.normalize(gravity_B3, dim=-1)
         if not spreads:
