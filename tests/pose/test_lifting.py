@@ -2,6 +2,7 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,7 +189,7 @@ def test_prompts_that_are_given_take_the_banks_place_for_their_own_clip_only(lif
 
 
 def test_a_clip_without_prompts_is_completed_by_its_own_first_lifting(lifter: Lifter) -> None:
-    """Of a clip of one window there is one prompt: itself."""
+    """Of a clip of one window there is one prompt: itself. Where down is was said before it."""
     row = sample_window(3, 0, num_frames=16, num_prompts=EPISODE_PROMPTS)
     pose = Pose2D(row["joints_px"], row["confidence"])
     batch = [torch.from_numpy(row[name])[None] for name in ("joints_px", "confidence", "intrinsics")]
@@ -197,8 +198,29 @@ def test_a_clip_without_prompts_is_completed_by_its_own_first_lifting(lifter: Li
         first = lifter.lift_both_ways(*batch, torch.tensor([30.0]), nobodys)
     itself = (first.joints_BTJ3.repeat(2, 1, 1, 1).numpy(), first.gravity_B3.repeat(2, 1).numpy())
     expected = lifter.lift(pose, row["intrinsics"], 30.0, itself).joints_cam_m
-    np.testing.assert_allclose(lifter.lift(pose, row["intrinsics"], 30.0).joints_cam_m, expected, atol=1e-4)
+    lifted = lifter.lift(pose, row["intrinsics"], 30.0)
+    np.testing.assert_allclose(lifted.joints_cam_m, expected, atol=1e-4)
+    np.testing.assert_allclose(lifted.gravity_cam, first.gravity_B3[0], atol=1e-6)
     assert np.abs(expected - first.joints_BTJ3[0].numpy()).max() > 0.01
+
+
+def test_windows_that_are_sure_of_gravity_count_by_their_inverse_variance(
+    lifter: Lifter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two windows the first says down is ahead and is three times as sure as the second, which says it is right."""
+    ahead, right = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
+    complete = Lifter.complete
+
+    def known(self: Lifter, *arguments: Any) -> tuple[torch.Tensor, ...]:
+        joints, _, static, spread, scene = complete(self, *arguments)
+        return joints, torch.stack([ahead, right]), static, spread, scene.new_tensor([[0.1, 0.1], [0.1, 0.3]])
+
+    monkeypatch.setattr(Lifter, "complete", known)
+    pose = clip(20)
+    batch = (torch.from_numpy(value)[None] for value in (pose.joints_px, pose.confidence, INTRINSICS))
+    with torch.no_grad():
+        gravity = lifter.lift_batch(*batch, torch.tensor([30.0])).gravity_B3[0]
+    torch.testing.assert_close(gravity, torch.nn.functional.normalize(9 * ahead + right, dim=0))
 
 
 def test_the_result_is_as_large_as_the_prompts_that_are_given(lifter: Lifter) -> None:
