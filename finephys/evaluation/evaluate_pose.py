@@ -95,7 +95,7 @@ def accuracy_figures(detections: Sequence[Detection]) -> list[Figure]:
     """Median error, PCK over all joints, of each, and of upright against inverted frames (thorax below root).
 
     pck_0.05_upright_as_curled: of upright frames weighed so that they are curled up as the inverted ones are. In a tuck
-    0.05 of the box is half as many pixels as in a stretched body, and limbs hide each other, whichever way is up.
+    0.05 of the box is fewer pixels than in a stretched body, and limbs hide each other, whichever way is up.
     """
     error_px = np.concatenate(
         [

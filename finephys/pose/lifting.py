@@ -292,7 +292,8 @@ class Lifter(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> Lifted:
         """Lift clips of one length, twice where no prompts are given (see above), each time as _lift_mirrored does.
 
-        Gravity is then the first lifting's: the second was told it by its prompts, and makes it no better.
+        Gravity is then the first lifting's, without a gradient: the second was told it by its prompts, and makes it no
+        better.
         Arguments as of lift_batch; prompts whose is_given_B is False leave the clip to the bank, lifted once.
         """
         arguments = joints_px_BTJ2, confidence_BTJ, intrinsics_B33, fps_B
