@@ -12,6 +12,7 @@ Units:   pixel (x right, y down, centre of the first pixel at 0.5); a bin is 1 /
     up to over-fitting, where mmpose returns the raw logit.
 """
 
+import functools
 import importlib
 import os
 import pickle
@@ -269,13 +270,21 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 for centre, height, angle in zip(boxes.centre_px, boxes.height_px, boxes.angle)
             ]
         )
+        is_one_box = bool((to_frame_T23 == to_frame_T23[0]).all())
+
+        # Where all boxes are one, as in the first pass over a small video, a frame is cut once and not by each crop
+        # that it is in.
+        @functools.lru_cache(maxsize=self.config.frames_per_crop)
+        def cut(near: int, box: int) -> NDArray[np.uint8]:
+            return cut_crop(frames_THWC[near], to_frame_T23[box], self.crop_size)
+
         keypoints, confidences = [], []
         for start in range(0, len(frames_THWC), CROPS_PER_FORWARD):
             chunk = range(start, min(start + CROPS_PER_FORWARD, len(frames_THWC)))
             crops_NFHWC = np.stack(
                 [
                     [
-                        cut_crop(frames_THWC[near], to_frame_T23[frame], self.crop_size)
+                        cut(near, 0 if is_one_box else frame)
                         for near in frames_around(frame, len(frames_THWC), self.config.frames_per_crop)
                     ]
                     for frame in chunk
