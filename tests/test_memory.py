@@ -1,13 +1,10 @@
 """Freed memory stays with the process, or goes back at once."""
 
-import os
 import platform
 import subprocess
 import sys
 
 import pytest
-
-from finephys.memory import ONE_KEPT_HEAP
 
 # 48 MB in pieces that glibc hands back once they are all free, so that each round touches every page anew.
 _PROGRAM = """
@@ -50,32 +47,6 @@ def test_memory_that_was_freed_is_not_paid_for_again() -> None:
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told so")
 def test_memory_that_was_freed_goes_back() -> None:
     assert _printed(_HOLES, "return") < 8 * 2**20 < 40 * 2**20 < _printed(_HOLES, "leave")
-
-
-_IN_A_THREAD = """
-import sys, threading
-thread = threading.Thread(target=exec, args=(sys.argv[2], {}))
-thread.start()
-thread.join()
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told so")
-def test_a_thread_keeps_its_memory_where_the_process_was_started_so() -> None:
-    """mallopt does not reach so far: a thread's heap goes back in pieces of 64 MB."""
-    faults = [
-        int(
-            subprocess.run(
-                [sys.executable, "-c", _IN_A_THREAD, "leave", _PROGRAM],
-                capture_output=True,
-                text=True,
-                check=True,
-                env={**os.environ, **variables},
-            ).stdout
-        )
-        for variables in ({}, ONE_KEPT_HEAP)
-    ]
-    assert faults[1] < 200 < 2000 < faults[0]
 
 
 def _printed(program: str, mode: str) -> int:

@@ -29,7 +29,6 @@ from finephys.config import TrainConfig
 from finephys.data import storage
 from finephys.data.index import ClipIndex, index_clips
 from finephys.data.rows import collect_rows
-from finephys.memory import ONE_KEPT_HEAP
 from finephys.telemetry import MetricsLog, TensorBoardLog, plot_losses, read_history, read_metrics
 from finephys.training import batches as ordering
 from finephys.training import ray_rows
@@ -220,8 +219,6 @@ def _fit(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=config.max_failures),
             callbacks=[NoRetryOfRefused()],
-            # A step takes and frees gigabytes. On a GPU they are not this process's.
-            worker_runtime_env={} if config.use_gpu else {"env_vars": ONE_KEPT_HEAP},
         ),
     )
     with _progress(config, first_step), told_in_one_line(config.max_failures):
