@@ -14,6 +14,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from finephys.pose.crops import boxes_from_motion, cut_crop
 from finephys.pose.mmpose_import import official_config
 from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc, frames_around, stack_frames
 from finephys.pose.rtmpose_training import Pose2DTraining, Pose2DTrainingConfig, build, collate, simcc_target
@@ -140,6 +141,32 @@ def test_how_frames_are_batched_does_not_matter(estimator: RTMPose, monkeypatch:
     whole = exact.estimate(frames)
     monkeypatch.setattr("finephys.pose.rtmpose.CROPS_PER_FORWARD", 4)
     np.testing.assert_allclose(exact.estimate(frames).joints_px, whole.joints_px, atol=1e-2)
+
+
+def test_a_box_that_all_frames_share_is_cut_once_a_frame_and_shows_the_same(
+    estimator: RTMPose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In float64: an untrained network has peaks that are nearly level.
+    exact = copy.deepcopy(estimator).double()
+    frames_THWC = noise_clip(9, 64, 64)
+    one_box = boxes_from_motion(frames_THWC, exact.crop_size)
+    # A box that is turned by nothing that can be seen.
+    angle_T = one_box.angle.copy()
+    angle_T[-1] = 1e-9
+    cuts: list[int] = []
+
+    def counted(frame_HWC: np.ndarray, to_frame: np.ndarray, crop_size: tuple[int, int]) -> np.ndarray:
+        cuts.append(len(frame_HWC))
+        return cut_crop(frame_HWC, to_frame, crop_size)
+
+    monkeypatch.setattr("finephys.pose.rtmpose.cut_crop", counted)
+    shared = exact._estimate_in_boxes(frames_THWC, one_box)
+    num_shared = len(cuts)
+    apart = exact._estimate_in_boxes(frames_THWC, replace(one_box, angle=angle_T))
+    # The clip's first and last frame stand for those beyond it, in the same box.
+    assert (num_shared, len(cuts) - num_shared) == (9, 3 * 9 - 2)
+    np.testing.assert_allclose(shared.joints_px[:-1], apart.joints_px[:-1], atol=1e-2)
+    np.testing.assert_allclose(shared.confidence[:-1], apart.confidence[:-1], atol=1e-4)
 
 
 def test_a_black_clip_shows_nobody(estimator: RTMPose) -> None:
