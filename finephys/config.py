@@ -75,7 +75,7 @@ class ZeroConfig:
     # 0: nothing, 1: optimizer state, 2: and gradients, 3: and weights.
     stage: Literal[0, 1, 2, 3] = 1
     # bfloat16_autocast: weights stay float32, arithmetic is bfloat16 where torch.autocast allows (RTMPose on a CPU
-    # with AMX: forward 1.9 times, training 1.25 times as fast).
+    # with AMX: forward 1.9 times, training 1.25 times as fast; with AVX2 alone training is 14 times as slow).
     # bfloat16: weights, too, with a float32 copy in the optimizer.
     precision: Literal["float32", "bfloat16_autocast", "bfloat16"] = "float32"
     # Keep the optimizer's state in the host's memory.
