@@ -68,10 +68,39 @@ _LIMBS = (
 _RECOMBINED_SHARE = 0.5
 # Standard deviation of how far what hangs on the pelvis and the chest is turned besides, about each axis.
 _SWING_RAD = 0.25
+_SIDES = ("right", "left")
 _SWUNG_PARTS = ("chest", "right_upper_arm", "left_upper_arm", "right_thigh", "left_thigh")
 
-# How fast a tumbled body turns, root mean square; and how far from the hips a limb of the largest gymnast reaches.
+# How a gymnast bends, in degrees about the axis through both hips (forward where the part hangs, as thighs do, or
+# backward where it stands, as the chest does): tucked or piked, and arched.
+_BENDS: tuple[dict[str, tuple[float, float]], ...] = (
+    {
+        "chest": (-60, -10),
+        "head": (-50, 10),
+        "thigh": (60, 150),
+        "shin": (-150, 0),
+        "upper_arm": (0, 170),
+        "forearm": (0, 120),
+    },
+    {
+        "chest": (0, 50),
+        "head": (0, 40),
+        "thigh": (-40, 20),
+        "shin": (-70, 0),
+        "upper_arm": (90, 190),
+        "forearm": (0, 40),
+    },
+)
+_TUCKED_SHARE = 0.7
+# Standard deviation of how far left and right differ, about the same axis, and of how far a limb is spread.
+_SIDE_DEGREES = {"thigh": 10.0, "shin": 10.0, "upper_arm": 25.0, "forearm": 20.0}
+# How long a body takes from one bend to the next: a tuck is opened in that time.
+_BEND_S = 0.4
+
+# How fast a tumbled body turns, root mean square, and one that also bends; and how far from the hips a limb of the
+# largest gymnast reaches.
 _TUMBLE_RAD_S = 1.5
+_SOMERSAULT_RAD_S = 4.0
 _REACH_M = 1.2
 
 
@@ -163,6 +192,39 @@ def recombine(motion: Motion, donor: Motion, rng: np.random.Generator) -> Motion
     return replace(motion, rotations=_in_world(local))
 
 
+def bend(motion: Motion, rng: np.random.Generator) -> Motion:
+    """The motion of the pelvis with all else bent from one random tuck, pike or arch to another, in half the time each
+    arm moving as it did: for the shapes of somersaults and rolls, whose recordings are few.
+    """
+    local = _relative_to_parents(motion.rotations)
+    first, second = _random_bend(rng), _random_bend(rng)
+    share_T1 = np.minimum(np.arange(len(local)) / motion.fps / _BEND_S, 1.0)[:, None]
+    kept = {f"{side}_{name}" for side in _SIDES if rng.random() < 0.5 for name in ("upper_arm", "forearm")}
+    for part in first.keys() - kept:
+        degrees_T2 = (1 - share_T1) * first[part] + share_T1 * second[part]
+        # Spread first: a leg that is bent forward is still spread sideways.
+        local[:, PART_NAMES.index(part)] = Rotation.from_euler("xz", degrees_T2, degrees=True).as_matrix()
+    return replace(motion, rotations=_in_world(local))
+
+
+def _random_bend(rng: np.random.Generator) -> dict[str, FLOATS]:
+    """Degrees of spread and of bend (2,) of each part."""
+    bends = _BENDS[0] if rng.random() < _TUCKED_SHARE else _BENDS[1]
+    degrees = {}
+    for name, (low, high) in bends.items():
+        bent = np.array([0.0, rng.uniform(low, high)])
+        if name in _SIDE_DEGREES:
+            for side in _SIDES:
+                degrees[f"{side}_{name}"] = bent + rng.normal(0, _SIDE_DEGREES[name], 2)
+        else:
+            degrees[name] = bent + np.array([rng.normal(0, 10.0), 0.0])
+    for side in _SIDES:
+        # Hinges: they do not spread, and a knee does not bend forward, nor an elbow backward.
+        for hinge, least, most in (("shin", -160.0, 0.0), ("forearm", 0.0, 150.0)):
+            degrees[f"{side}_{hinge}"] = np.array([0.0, np.clip(degrees[f"{side}_{hinge}"][1], least, most)])
+    return degrees
+
+
 def _in_world(relative: FLOATS) -> FLOATS:
     """Rotations (T,P,3,3) relative to the parent parts -> in the world."""
     rotations = relative.copy()
@@ -182,12 +244,15 @@ def _relative_to_parents(rotations: FLOATS) -> FLOATS:
 
 
 def tumble(motion: Motion, rng: np.random.Generator) -> Motion:
-    """The same movements with the whole body turned any way and turning on slowly: not a motion that anybody could
-    perform, but every side of every pose. Half of them are in the air: the hips keep their course, raised so that no
-    limb can reach the floor. The others roll on it.
+    """The same movements, or in half of the cases bent ones, with the whole body turned any way and turning on: not a
+    motion that anybody could perform, but every side of every pose. Half of them are in the air: the hips keep their
+    course, raised so that no limb can reach the floor. The others roll on it.
     """
+    is_bent = rng.random() < 0.5
+    if is_bent:
+        motion = bend(motion, rng)
     orientation = Rotation.random(random_state=rng)
-    velocity = rng.normal(0, _TUMBLE_RAD_S / np.sqrt(3), 3)
+    velocity = rng.normal(0, (_SOMERSAULT_RAD_S if is_bent else _TUMBLE_RAD_S) / np.sqrt(3), 3)
     times_s = np.arange(len(motion.root_m)) / motion.fps
     turned = (Rotation.from_rotvec(times_s[:, None] * velocity) * orientation).as_matrix()
     rotations = turned[:, None] @ motion.rotations

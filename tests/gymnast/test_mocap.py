@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from finephys.gymnast.body import performer_contacts, performer_joints, rest_body
-from finephys.gymnast.mocap import PART_NAMES, Motion, load_capture, recombine, tumble
+from finephys.gymnast.mocap import PART_NAMES, Motion, bend, load_capture, recombine, tumble
 from finephys.gymnast.motions import performers
 
 LIMBS = {"chest": "pelvis", "head": "chest", "right_forearm": "right_upper_arm", "left_shin": "left_thigh"}
@@ -46,15 +47,48 @@ def test_a_recombined_motion_has_each_limb_from_one_of_two_motions(motions: tupl
 def test_tumbled_motions_are_turned_as_a_whole_in_the_air_or_on_the_floor(motions: tuple[Motion, Motion]) -> None:
     motion, performer = motions[0], performers("train", 0)[0]
     kinds = set()
-    for seed in range(12):
+    for seed in range(24):
         new = tumble(motion, np.random.default_rng(seed))
-        for part, parent in LIMBS.items():
-            np.testing.assert_allclose(relative(new, part, parent), relative(motion, part, parent), atol=1e-9)
+        is_same = [
+            np.allclose(relative(new, part, parent), relative(motion, part, parent), atol=1e-9)
+            for part, parent in LIMBS.items()
+        ]
+        # Bent ones are bent all over, but for an arm.
+        assert all(is_same) or not any(is_same[index] for index in (0, 1, 3))
         in_flight, _ = performer_contacts(new, performer)
         assert in_flight.all() or not in_flight.any()
         lowest_m = performer_joints(new, performer)[..., 1].min(-1)
         assert lowest_m.min() > 0
         # Skin lies around the joints.
-        assert in_flight.all() or lowest_m.max() < 0.3
-        kinds.add(bool(in_flight.all()))
-    assert kinds == {True, False}
+        assert in_flight.all() or lowest_m.max() < 0.35
+        kinds.add((bool(in_flight.all()), all(is_same)))
+    assert len(kinds) == 4
+
+
+def test_a_bent_body_goes_from_one_bend_to_another_that_joints_allow(motions: tuple[Motion, Motion]) -> None:
+    motion = motions[0]
+    lowest, highest = [], []
+    for seed in range(40):
+        new = bend(motion, np.random.default_rng(seed))
+        np.testing.assert_array_equal(new.root_m, motion.root_m)
+        np.testing.assert_allclose(new.rotations[:, 0], motion.rotations[:, 0])
+        for side in ("right", "left"):
+            # Hips, x ahead and y up, z to the right: where a thigh points, and how far a knee is bent.
+            thigh = relative(new, f"{side}_thigh", "pelvis")
+            shin = Rotation.from_matrix(relative(new, f"{side}_shin", f"{side}_thigh")).as_rotvec(degrees=True)
+            np.testing.assert_allclose(shin[:, :2], 0, atol=1e-6)
+            assert shin[:, 2].min() > -160.1
+            assert shin[:, 2].max() < 0.1
+            forward = np.degrees(np.arctan2(-thigh[:, 0, 1], thigh[:, 1, 1]))
+            lowest.append(forward.min())
+            highest.append(forward.max())
+            np.testing.assert_allclose(
+                relative(new, f"{side}_foot", f"{side}_shin"),
+                relative(motion, f"{side}_foot", f"{side}_shin"),
+                atol=1e-9,
+            )
+            # It moves steadily.
+            assert np.abs(np.diff(shin[:, 2])).max() < 25
+    # Arched bodies and tucked ones.
+    assert min(lowest) < 0
+    assert max(highest) > 120
