@@ -27,8 +27,8 @@ class BuildDemoConfig:
     seed: int = 0
     """Chooses bodies, cameras, arenas and moments."""
     tumbled_share: float = 0.0
-    """Of the clips, eight frames of a body that has limbs of two motions, or is bent, and is turned any way: to train
-    the detector on."""
+    """Of the clips, a few frames each of a body that has limbs of two motions, or is bent, and is turned any way: to
+    train the detector on."""
     num_workers: int = os.cpu_count() or 1
     """Clips rendered at once, on a core each."""
 

@@ -72,7 +72,7 @@ _SIDES = ("right", "left")
 _SWUNG_PARTS = ("chest", "right_upper_arm", "left_upper_arm", "right_thigh", "left_thigh")
 
 # How a gymnast bends, in degrees about the axis through both hips (forward where the part hangs, as thighs do, or
-# backward where it stands, as the chest does): tucked or piked, and arched.
+# backward where it stands, as the chest does): tucked or piked, and arched. Assumed, wider than anybody is.
 _BENDS: tuple[dict[str, tuple[float, float]], ...] = (
     {
         "chest": (-60, -10),
@@ -92,8 +92,12 @@ _BENDS: tuple[dict[str, tuple[float, float]], ...] = (
     },
 )
 _TUCKED_SHARE = 0.7
-# Standard deviation of how far left and right differ, about the same axis, and of how far a limb is spread.
+# Standard deviation of how far left and right differ, about the same axis, and of how far a limb is spread; and of how
+# far trunk and head lean sideways.
 _SIDE_DEGREES = {"thigh": 10.0, "shin": 10.0, "upper_arm": 25.0, "forearm": 20.0}
+_LEAN_DEGREES = 10.0
+# Hinges do not spread, and a knee does not bend forward, nor an elbow backward.
+_HINGE_DEGREES = {"shin": (-160.0, 0.0), "forearm": (0.0, 150.0)}
 # How long a body takes from one bend to the next: a tuck is opened in that time.
 _BEND_S = 0.4
 
@@ -193,8 +197,9 @@ def recombine(motion: Motion, donor: Motion, rng: np.random.Generator) -> Motion
 
 
 def bend(motion: Motion, rng: np.random.Generator) -> Motion:
-    """The motion of the pelvis with all else bent from one random tuck, pike or arch to another, in half the time each
-    arm moving as it did: for the shapes of somersaults and rolls, whose recordings are few.
+    """The pelvis moves as it did, and the feet against the shins; all else bends from one random tuck, pike or arch to
+    another, but that each arm moves as it did in half of the cases. For the shapes of somersaults and rolls, whose
+    recordings are few.
     """
     local = _relative_to_parents(motion.rotations)
     first, second = _random_bend(rng), _random_bend(rng)
@@ -212,16 +217,16 @@ def _random_bend(rng: np.random.Generator) -> dict[str, FLOATS]:
     bends = _BENDS[0] if rng.random() < _TUCKED_SHARE else _BENDS[1]
     degrees = {}
     for name, (low, high) in bends.items():
-        bent = np.array([0.0, rng.uniform(low, high)])
-        if name in _SIDE_DEGREES:
-            for side in _SIDES:
-                degrees[f"{side}_{name}"] = bent + rng.normal(0, _SIDE_DEGREES[name], 2)
-        else:
-            degrees[name] = bent + np.array([rng.normal(0, 10.0), 0.0])
-    for side in _SIDES:
-        # Hinges: they do not spread, and a knee does not bend forward, nor an elbow backward.
-        for hinge, least, most in (("shin", -160.0, 0.0), ("forearm", 0.0, 150.0)):
-            degrees[f"{side}_{hinge}"] = np.array([0.0, np.clip(degrees[f"{side}_{hinge}"][1], least, most)])
+        bent = rng.uniform(low, high)
+        if name not in _SIDE_DEGREES:
+            degrees[name] = np.array([rng.normal(0, _LEAN_DEGREES), bent])
+            continue
+        for side in _SIDES:
+            spread, more = rng.normal(0, _SIDE_DEGREES[name], 2)
+            if name in _HINGE_DEGREES:
+                degrees[f"{side}_{name}"] = np.array([0.0, np.clip(bent + more, *_HINGE_DEGREES[name])])
+            else:
+                degrees[f"{side}_{name}"] = np.array([spread, bent + more])
     return degrees
 
 

@@ -68,6 +68,7 @@ def test_tumbled_motions_are_turned_as_a_whole_in_the_air_or_on_the_floor(motion
 def test_a_bent_body_goes_from_one_bend_to_another_that_joints_allow(motions: tuple[Motion, Motion]) -> None:
     motion = motions[0]
     lowest, highest = [], []
+    num_arms_kept = 0
     for seed in range(40):
         new = bend(motion, np.random.default_rng(seed))
         np.testing.assert_array_equal(new.root_m, motion.root_m)
@@ -87,8 +88,11 @@ def test_a_bent_body_goes_from_one_bend_to_another_that_joints_allow(motions: tu
                 relative(motion, f"{side}_foot", f"{side}_shin"),
                 atol=1e-9,
             )
+            arm = (f"{side}_forearm", f"{side}_upper_arm")
+            num_arms_kept += np.allclose(relative(new, *arm), relative(motion, *arm), atol=1e-9)
             # It moves steadily.
             assert np.abs(np.diff(shin[:, 2])).max() < 25
     # Arched bodies and tucked ones.
     assert min(lowest) < 0
     assert max(highest) > 120
+    assert 20 < num_arms_kept < 60
