@@ -64,6 +64,7 @@ COCO_NAMES = (
     "left_ankle",
     "right_ankle",
 )
+COCO_MIRROR = (0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15)
 
 
 def _coco_mixture() -> NDArray[np.float32]:

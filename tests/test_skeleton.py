@@ -5,6 +5,7 @@ import pytest
 
 from finephys.skeleton import (
     BONES,
+    COCO_MIRROR,
     COCO_MIXTURE,
     COCO_NAMES,
     JOINT_NAMES,
@@ -26,9 +27,10 @@ def test_parents_make_one_tree_rooted_at_the_mid_hip() -> None:
 
 def test_mirror_swaps_left_and_right_names_and_keeps_the_tree() -> None:
     swap = {"left": "right", "right": "left"}
-    for joint, name in enumerate(JOINT_NAMES):
-        side, _, part = name.partition("_")
-        assert JOINT_NAMES[MIRROR[joint]] == (f"{swap[side]}_{part}" if side in swap else name)
+    for names, mirror in ((JOINT_NAMES, MIRROR), (COCO_NAMES, COCO_MIRROR)):
+        for joint, name in enumerate(names):
+            side, _, part = name.partition("_")
+            assert names[mirror[joint]] == (f"{swap[side]}_{part}" if side in swap else name)
     bones = set(BONES)
     for index, (parent, child) in enumerate(BONES):
         assert (MIRROR[parent], MIRROR[child]) in bones

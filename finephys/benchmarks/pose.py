@@ -4,8 +4,9 @@ Path:    a shipped clip, swaying joints -> figures
 Letters: T frames, N windows
 Units:   frames per second, milliseconds
 
-The ceiling of 2D pose is the network on as many crops as `estimate` cuts (one a frame in each of its passes), in the
-same batches; that of lifting is the network on windows that lie ready. Both sides take turns, and medians are compared.
+The ceiling of 2D pose is the network on as many crops as `estimate` shows it (one a frame in each of its passes, and in
+the last its mirror image too), in the same batches; that of lifting is the network on windows that lie ready. Both
+sides take turns, and medians are compared.
 """
 
 import time
@@ -48,7 +49,7 @@ def _pose_figures() -> list[Figure]:
     crops_NCHW = stack_frames(crops_NFHWC)
 
     def bare() -> None:
-        for _ in range(1 + NUM_FOLLOWING_PASSES):
+        for _ in range(1 + NUM_FOLLOWING_PASSES + 1):
             for crops in crops_NCHW.split(CROPS_PER_FORWARD):
                 estimator(crops)
 

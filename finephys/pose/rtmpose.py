@@ -5,11 +5,11 @@ Letters: T frames, N crops, F frames in a crop, J keypoints, C, H, W; X, Y bins 
 Units:   pixel (x right, y down, centre of the first pixel at 0.5); a bin is 1 / simcc_split_ratio crop pixels
 [1] RTMPose, arXiv:2303.07399; SimCC, arXiv:2107.03332.  Network and loss are mmpose's classes.
     We differ: a crop may hold the frames before and after as further channels of the first convolution, because blur
-    and compression hide in one frame what its neighbours show.  No person detector and no flip test.  A first pass over
-    wide boxes finds the body, two more over boxes that follow and turn with it measure (crops.py), and places are
-    smoothed over time (smoothing.py).  A joint is placed at the mean of the distribution around its peak, not at the
-    peak, and its confidence is the probability there: the network is trained with a proper score, so it is calibrated
-    up to over-fitting, where mmpose returns the raw logit.
+    and compression hide in one frame what its neighbours show.  No person detector.  A first pass over wide boxes finds
+    the body, two more over boxes that follow and turn with it measure (crops.py), the last of them with a flip test,
+    and places are smoothed over time (smoothing.py).  A joint is placed at the mean of the distribution around its
+    peak, not at the peak, and its confidence is the probability there: the network is trained with a proper score, so
+    it is calibrated up to over-fitting, where mmpose returns the raw logit.
 """
 
 import functools
@@ -31,9 +31,10 @@ from finephys.pose.crops import Boxes, boxes_from_motion, boxes_from_pose, crop_
 from finephys.pose.estimator import Pose2D
 from finephys.pose.mmpose_import import import_mmpose_models, official_config
 from finephys.pose.smoothing import smooth_pose
-from finephys.skeleton import COCO_NAMES, NUM_JOINTS, coco_to_h36m
+from finephys.skeleton import COCO_MIRROR, COCO_NAMES, MIRROR, coco_to_h36m
 
-KEYPOINT_LAYOUTS = {"h36m": NUM_JOINTS, "coco": len(COCO_NAMES)}
+# The keypoints of each, by which of them each becomes in a mirror.
+KEYPOINT_LAYOUTS = {"h36m": MIRROR, "coco": COCO_MIRROR}
 # ImageNet's mean and deviation, RGB levels, as in every RTMPose config.
 IMAGE_MEAN = (123.675, 116.28, 103.53)
 IMAGE_STD = (58.395, 57.12, 57.375)
@@ -134,7 +135,7 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         self.backbone.stem[0].conv = _with_frames(self.backbone.stem[0].conv, frames_per_crop)
         self.head = RTMCCHead(
             in_channels=int(stages[-1][1] * widen_factor),
-            out_channels=KEYPOINT_LAYOUTS[keypoint_layout],
+            out_channels=len(KEYPOINT_LAYOUTS[keypoint_layout]),
             input_size=(crop_width, crop_height),
             in_featuremap_size=(crop_width // stride, crop_height // stride),
             simcc_split_ratio=simcc_split_ratio,
@@ -250,9 +251,9 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         _check_frames(frames_THWC)
         boxes = boxes_from_motion(frames_THWC, self.crop_size)
         keypoints = self._estimate_in_boxes(frames_THWC, boxes)
-        for _ in range(NUM_FOLLOWING_PASSES):
+        for number in range(1, 1 + NUM_FOLLOWING_PASSES):
             boxes = boxes_from_pose(keypoints, boxes, self.crop_size)
-            keypoints = self._estimate_in_boxes(frames_THWC, boxes)
+            keypoints = self._estimate_in_boxes(frames_THWC, boxes, flip_test=number == NUM_FOLLOWING_PASSES)
         if self.config.keypoint_layout == "coco":
             keypoints = Pose2D(*coco_to_h36m(keypoints.joints_px, keypoints.confidence))
         is_blank_T = np.array([frame.min() == frame.max() for frame in frames_THWC])
@@ -260,8 +261,11 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return smooth_pose(Pose2D(keypoints.joints_px, confidence))
 
     @torch.inference_mode()
-    def _estimate_in_boxes(self, frames_THWC: NDArray[np.uint8], boxes: Boxes) -> Pose2D:
-        """One pass: the network's own keypoints (T, J, 2) in pixels of the frames, one crop a frame."""
+    def _estimate_in_boxes(self, frames_THWC: NDArray[np.uint8], boxes: Boxes, flip_test: bool = False) -> Pose2D:
+        """One pass: the network's own keypoints (T, J, 2) in pixels of the frames, one crop a frame.
+
+        flip_test: of the mean of what the network says of a crop and of the crop in a mirror.
+        """
         was_training = self.training
         self.eval()
         to_frame_T23 = np.stack(
@@ -290,7 +294,11 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
                     for frame in chunk
                 ]
             )
-            logits_NJX, logits_NJY = self(stack_frames(torch.from_numpy(crops_NFHWC).to(self.device)))
+            crops_NCHW = stack_frames(torch.from_numpy(crops_NFHWC).to(self.device))
+            logits_NJX, logits_NJY = self(crops_NCHW)
+            if flip_test:
+                flipped_NJX, flipped_NJY = self._flipped(crops_NCHW)
+                logits_NJX, logits_NJY = (logits_NJX + flipped_NJX) / 2, (logits_NJY + flipped_NJY) / 2
             crop_px_NJ2, confidence_NJ = decode_simcc(logits_NJX, logits_NJY, self.config.simcc_split_ratio)
             keypoints.append(crop_px_NJ2.cpu().numpy())
             confidences.append(confidence_NJ.cpu().numpy())
@@ -298,6 +306,14 @@ class RTMPose(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scale_T22, offset_T2 = to_frame_T23[:, :, :2], to_frame_T23[:, :, 2]
         joints_px = np.einsum("tab,tjb->tja", scale_T22, np.concatenate(keypoints)) + offset_T2[:, None]
         return Pose2D(joints_px.astype(np.float32), np.concatenate(confidences))
+
+    def _flipped(self, crops_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """What forward says of the crops in a mirror, in the places and with the sides of the crops as they are."""
+        mirror = list(KEYPOINT_LAYOUTS[self.config.keypoint_layout])
+        logits_NJX, logits_NJY = (logits[:, mirror] for logits in self(crops_NCHW.flip(-1)))
+        # Bin b is at b / split_ratio + 0.5 pixels, and so split_ratio - 1 bins from where turning them round puts it.
+        beyond = round(self.config.simcc_split_ratio) - 1
+        return logits_NJX.flip(-1).roll(-beyond, -1), logits_NJY
 
 
 def frames_around(frame: int, num_frames: int, frames_per_crop: int, stride: int = 1) -> list[int]:

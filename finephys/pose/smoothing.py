@@ -15,7 +15,7 @@ import numpy as np
 from finephys.pose.estimator import Pose2D
 
 # Chosen on 83 training clips: PCK 0.05 0.877 before, 0.890 after, inverted frames 0.669 and 0.695, and flat around it.
-_REACH_FRAMES, _DEVIATION_FRAMES = 3, 1.5
+_REACH_FRAMES, _DEVIATION_FRAMES = 3, 1.25
 _CONFIDENCE_POWER = 4
 _NUM_REWEIGHTINGS = 3
 # From the parabola, in shares of the body's usual extent, where a place counts less.

@@ -14,12 +14,16 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from finephys.pose.crops import boxes_from_motion, cut_crop
+from finephys.data.video import decode_video
+from finephys.evaluation.detections import read_split
+from finephys.pose.crops import Boxes, boxes_from_motion, boxes_from_pose, cut_crop
+from finephys.pose.estimator import Pose2D
 from finephys.pose.mmpose_import import official_config
 from finephys.pose.rtmpose import RTMPose, RTMPoseConfig, decode_simcc, frames_around, stack_frames
 from finephys.pose.rtmpose_training import Pose2DTraining, Pose2DTrainingConfig, build, collate, simcc_target
 from finephys.skeleton import BONES, MIRROR, NUM_JOINTS
 
+ASSETS = Path("finephys/assets")
 OFFICIAL_NAME = "rtmpose-t_8xb256-420e_coco-256x192"
 # A joint's colour depends on the joint only through its mirror pair, so that a flipped image stays a true one.
 PAIR = np.minimum(np.arange(NUM_JOINTS), MIRROR)
@@ -167,6 +171,27 @@ def test_a_box_that_all_frames_share_is_cut_once_a_frame_and_shows_the_same(
     assert (num_shared, len(cuts) - num_shared) == (9, 3 * 9 - 2)
     np.testing.assert_allclose(shared.joints_px[:-1], apart.joints_px[:-1], atol=1e-2)
     np.testing.assert_allclose(shared.confidence[:-1], apart.confidence[:-1], atol=1e-4)
+
+
+def test_with_a_flip_test_the_mirror_shows_the_same_body_with_its_sides_swapped() -> None:
+    estimator = RTMPose.from_pretrained(ASSETS / "pipeline", subfolder="pose_estimator", torch_dtype=torch.float32)
+    clip = next(iter(read_split(str(ASSETS / "clips"), "test")))
+    frames_THWC = decode_video(clip.video).frames_THWC[:4]
+    width = frames_THWC.shape[2]
+    boxes = boxes_from_motion(frames_THWC, estimator.crop_size)
+    boxes = boxes_from_pose(Pose2D(clip.joints_px[:4], clip.joints_confidence[:4]), boxes, estimator.crop_size)
+    mirrored_boxes = Boxes(np.array([width, 0]) + boxes.centre_px * [-1, 1], boxes.height_px, -boxes.angle)
+    mirrored_THWC = np.ascontiguousarray(frames_THWC[:, :, ::-1])
+
+    def distance_px(flip_test: bool) -> float:
+        found = estimator._estimate_in_boxes(frames_THWC, boxes, flip_test)
+        mirrored = estimator._estimate_in_boxes(mirrored_THWC, mirrored_boxes, flip_test)
+        expected_px = np.array([width, 0]) + mirrored.joints_px[:, list(MIRROR)] * [-1, 1]
+        return float(np.abs(found.joints_px - expected_px).max())
+
+    # Crops are cut in whole levels, which rounds either way: a hundredth of a pixel, once.
+    assert distance_px(True) < 0.03
+    assert distance_px(False) > 0.3
 
 
 def test_a_black_clip_shows_nobody(estimator: RTMPose) -> None:
