@@ -8,8 +8,9 @@ Made up: noise, half of which stays for a few frames; left for right; joints los
 more often than not. How sure a detector is of the same thing differs between detectors: some are at 0.99 where they are
 right, some at 0.8. A lifter that had only seen the latter was off by 211 mm with the shipped detector, and by 123 mm
 with the same joints when all confidences were set to 0.9.
-Recorded: what the shipped detector did on rendered training clips (detector_errors.safetensors, made by
-`python -m finephys.evaluation.detector_errors`), moved to other clips in shares of the body's box.
+Recorded: what a detector did on rendered clips that it had not learned from (detector_errors.safetensors, made by
+`python -m finephys.evaluation.detector_errors`; of which, assets/pipeline.md says), moved to other clips in shares of
+the body's box.
 """
 
 import functools

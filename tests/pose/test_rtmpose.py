@@ -189,8 +189,7 @@ def test_with_a_flip_test_the_mirror_shows_the_same_body_with_its_sides_swapped(
         expected_px = np.array([width, 0]) + mirrored.joints_px[:, list(MIRROR)] * [-1, 1]
         return float(np.abs(found.joints_px - expected_px).max())
 
-    # Crops are cut in whole levels, which rounds either way: a hundredth of a pixel, once.
-    assert distance_px(True) < 0.03
+    assert distance_px(True) < 1e-3
     assert distance_px(False) > 0.3
 
 
