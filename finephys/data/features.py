@@ -84,7 +84,7 @@ class LiftPose:
             **row,
             "joints_px": steady.joints_px,
             "joints_dd": lifted.joints_cam_m,
-            "gravity": camera.gravity(lifted.gravity_cam),
+            "gravity": camera.gravity(lifted, row["fps"]),
             "is_static": row["is_static"] if row["is_static"] is not None else camera.is_static,
             "body_px": row.get("truth_joints_px", pose.joints_px),
             **_camera_columns(camera),

@@ -111,7 +111,7 @@ def motion_of_pose(
     if camera is None:
         is_still = bool(pose3d.static_probability > STATIC_PROBABILITY)
         camera = CameraMotion.still(len(pose2d.joints_px), is_known=is_still)
-    gravity_cam = camera.gravity(pose3d.gravity_cam)
+    gravity_cam = camera.gravity(pose3d, fps)
     device = phys_net.device
 
     def clip_batch(array: NDArray[np.float32]) -> torch.Tensor:

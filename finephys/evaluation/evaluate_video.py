@@ -235,7 +235,7 @@ def see(model: FinePhysPipeline, found: Detection, video_FHWC: NDArray[np.uint8]
     intrinsics = clip.intrinsics[clip.num_frames // 2]
     camera = estimate_camera_motion(video_FHWC, pose, intrinsics, fps)
     lifted = model.lifter.lift(camera.stabilise(pose, intrinsics), intrinsics, fps)
-    up = tuple(float(-value) for value in camera.gravity(lifted.gravity_cam))
+    up = tuple(float(-value) for value in camera.gravity(lifted, fps))
     physical = plausibility(lifted.joints_cam_m, fps, up=(up[0], up[1], up[2]))
     flicker = background_flicker(video_FHWC, truth_px)
     return Seen(

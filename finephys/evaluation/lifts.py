@@ -41,7 +41,7 @@ class Lift:
     @property
     def gravity_cam(self) -> NDArray[np.float32]:
         """(3,) down, as the camera's panning or else the lifter says."""
-        return self.camera.gravity(self.lifted.gravity_cam)
+        return self.camera.gravity(self.lifted, self.clip.fps)
 
 
 def lift(lifter: Lifter, found: Detection) -> Lift:

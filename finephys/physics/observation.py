@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from finephys.physics.body import NUM_POINTS, STANDARD_GRAVITY, Body, center_of_mass, on_body
-from finephys.physics.trajectory import acceleration, velocity
+from finephys.physics.body import NUM_POINTS, STANDARD_GRAVITY, Body, center_of_mass, on_body, points_of
+from finephys.physics.trajectory import acceleration, smooth, velocity
 from finephys.skeleton import NUM_JOINTS
+
+# A foot that leaves the floor was on it within this time, before or after.
+FLOOR_S = 0.5
+# What the floor's push is read off, which takes a frame or two to vanish: the centre of mass shakes little.
+PUSH_SMOOTHING_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,13 @@ def scaled(seen: Observed, scale_B: Tensor) -> Observed:
 
 
 def features(
-    seen: Observed, joints_dd_BTJ3: Tensor, rays_BTJ2: Tensor, confidence_BTJ: Tensor, is_static_B: Tensor
+    body: Body,
+    seen: Observed,
+    joints_dd_BTJ3: Tensor,
+    rays_BTJ2: Tensor,
+    confidence_BTJ: Tensor,
+    is_static_B: Tensor,
+    dt_s_B: Tensor,
 ) -> Tensor:
     """What the network sees, each of order one. Nothing here says where the body is, only how it moves."""
     num_clips, num_frames = confidence_BTJ.shape[:2]
@@ -82,6 +93,8 @@ def features(
         seen.height_BTP / 0.5,
         (seen.center_a_BT3 - seen.gravity_B3[:, None]) / STANDARD_GRAVITY,
         scene_B[:, None].expand(num_clips, num_frames, -1),
+        _clearance(joints_dd_BTJ3, seen.up_B3, dt_s_B)[..., None] / 0.1,
+        _push(body, joints_dd_BTJ3, seen, dt_s_B)[..., None] / STANDARD_GRAVITY,
     ]
     # A lost joint can be anywhere in the image; its size must not drown the rest.
     return torch.cat(parts, -1).clamp(-5.0, 5.0)
@@ -89,7 +102,23 @@ def features(
 
 def num_features() -> int:
     """N of `features`."""
-    return NUM_JOINTS * (3 + 2 + 2 + 1) + NUM_POINTS * (3 + 3 + 1) + 3 + 4
+    return NUM_JOINTS * (3 + 2 + 2 + 1) + NUM_POINTS * (3 + 3 + 1) + 3 + 4 + 2
+
+
+def _clearance(joints_BTJ3: Tensor, up_B3: Tensor, dt_s_B: Tensor) -> Tensor:
+    """(B, T) metres: of the lowest joint, above the lowest of all frames within FLOOR_S."""
+    height_BT = (joints_BTJ3 * up_B3[:, None, None]).sum(-1).amin(-1)
+    frame_T = torch.arange(height_BT.shape[1], device=height_BT.device)
+    apart_s_BTT = (frame_T[:, None] - frame_T).abs() * dt_s_B[:, None, None]
+    floor_BT = torch.where(apart_s_BTT > FLOOR_S, torch.inf, height_BT[:, None]).amin(-1)
+    return height_BT - floor_BT
+
+
+def _push(body: Body, joints_BTJ3: Tensor, seen: Observed, dt_s_B: Tensor) -> Tensor:
+    """(B, T) m/s^2: how hard the floor pushes up, by the centre of mass; 0 in flight, STANDARD_GRAVITY standing."""
+    center_BT13 = center_of_mass(body, points_of(joints_BTJ3))[:, :, None]
+    a_BT3 = acceleration(smooth(center_BT13, dt_s_B, PUSH_SMOOTHING_S), dt_s_B)[:, :, 0]
+    return ((a_BT3 - seen.gravity_B3[:, None]) * seen.up_B3[:, None]).sum(-1)
 
 
 def seen_rays(joints_BTJ3: Tensor) -> Tensor:

@@ -49,26 +49,27 @@ from finephys.physics.trajectory import (
     smooth,
     solve,
 )
+from finephys.physics.turning_frame import smooth_turning
 from finephys.pose.camera import unproject
 from finephys.skeleton import BONES, JOINT_NAMES, MIRROR_BONES, NUM_JOINTS
 
 Recursion = Literal["solve", "bidirectional", "forward", "none"]
 # What an ablation may leave out, see PhysNet.without.
-Term = Literal["image", "bones", "dynamics", "flight", "forces", "scale"]
+Term = Literal["image", "bones", "dynamics", "flight", "forces", "scale", "turning"]
 
-# S_dd is differentiated twice: this much smoothing makes its noise (a few centimetres) comparable to accelerations.
-SMOOTHING_S = 0.045
-# The least that the result is smoothed. From 0.015 to 0.03 s, errors of held-out aerials over S_dd's go from 0.880 to
-# 0.926 and of their accelerations from 16.0 to 17.5 m/s^2, while those of spinkick go from 21.7 to 20.5.
-LAST_SMOOTHING_S = 0.015
+# S_dd is differentiated twice: this much smoothing, in the frame that turns with the body, makes its noise (a few
+# centimetres) comparable to accelerations.
+SMOOTHING_S = 0.065
+# The least that the result is smoothed, in that frame too.
+LAST_SMOOTHING_S = 0.016
 # Where the untrained network balances image, S_dd, bones and dynamics; the heads scale each by up to e^TRUST_RANGE.
 IMAGE_NOISE_M = 0.03
 POSITION_NOISE_M = 0.05
 BONE_NOISE_M = 0.005
-DYNAMICS_TIME_S = 0.03
+DYNAMICS_TIME_S = 0.034
 FLIGHT_PATH_TIME_S = 0.25
 # Shorter: a slow error of the shape looks like a slow loss of angular momentum, and must not turn the body for it.
-FLIGHT_TURN_TIME_S = 0.2
+FLIGHT_TURN_TIME_S = 0.17
 # One over the relative variance of S_dd's own scale, before training, against that of flights (scale_of_fall).
 SCALE_PRIOR = 1000.0
 # Height above the lowest point over which the floor's push is shared while nothing has been learned.
@@ -252,12 +253,12 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
     ) -> PhysicsPose:
         body = _BODY.to(joints_dd_BTJ3)
         # Noise makes every distance longer, so lengths are read where most of it is smoothed away.
-        smooth_BTP3 = smooth(points_of(joints_dd_BTJ3), dt_s_B, SMOOTHING_S)
+        smooth_BTP3 = self._smooth(body, points_of(joints_dd_BTJ3), dt_s_B, SMOOTHING_S)
         bones_B = bone_lengths(joints_of(smooth_BTP3)).median(1).values
         bones_B = 0.5 * (bones_B + bones_B[:, list(MIRROR_BONES)])
         _check_bones(bones_B)
         seen = observe(body, smooth_BTP3, bones_B, gravity_B3, dt_s_B)
-        features_BTN = features(seen, joints_dd_BTJ3, rays_BTJ2, confidence_BTJ, is_static_B)
+        features_BTN = features(body, seen, joints_dd_BTJ3, rays_BTJ2, confidence_BTJ, is_static_B, dt_s_B)
         hidden_BTD = self._encode(features_BTN, dt_s_B)
         names = zip(HEADS, self.frame_heads(hidden_BTD).float().split(list(HEADS.values()), -1))
         head = dict(names)
@@ -301,6 +302,11 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
             acceleration_BTJ3=joints_of(a_BTP3),
             correction_B=torch.cat([head[name] for name in CORRECTIONS], -1).square().mean((1, 2)),
         )
+
+    def _smooth(self, body: Body, x_BTP3: Tensor, dt_s_B: Tensor, time_constant_s: float) -> Tensor:
+        if "turning" in self.without:
+            return smooth(x_BTP3, dt_s_B, time_constant_s)
+        return smooth_turning(body, x_BTP3, dt_s_B, time_constant_s)
 
     def _encode(self, features_BTN: Tensor, dt_s_B: Tensor) -> Tensor:
         hidden_BTD = self.embed(features_BTN.to(self.embed.weight.dtype))
@@ -368,7 +374,7 @@ class PhysNet(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 x_BTP3 = fly(x_BTP3)
         # Putting each frame on the bones, and turning it, has roughened the shape; the path of the centre is to stay.
         center_BT13 = center_of_mass(body, x_BTP3)[:, :, None]
-        x_BTP3 = smooth(x_BTP3 - center_BT13, dt_s_B, LAST_SMOOTHING_S)
+        x_BTP3 = self._smooth(body, x_BTP3, dt_s_B, LAST_SMOOTHING_S)
         if "bones" not in self.without:
             x_BTP3 = on_body(x_BTP3, bones_B[:, None])
         # What that did to the momentum in flight is undone by moving bodies as a whole, which bones survive.

@@ -31,7 +31,7 @@ LIFTER_FOLDER = "lifter"
 # Weights of the terms of pose_losses against one metre of root-relative position error. Accelerations are hundreds of
 # times larger numbers than positions; these make the terms of an untrained network about equal.
 VELOCITY_WEIGHT = 0.03  # per m/s
-ACCELERATION_WEIGHT = 0.0015  # per m/s^2
+ACCELERATION_WEIGHT = 0.0025  # per m/s^2
 ROOT_WEIGHT = 0.15  # per metre of the root's place, most of which is a depth that one camera cannot tell
 PATH_WEIGHT = 0.3  # per metre of the root's path about its own mean
 BONE_WEIGHT = 1.0  # per metre of a bone's standard deviation over the clip

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finephys.pose.estimator import Pose2D
+from finephys.pose.floor import level_floor
+from finephys.pose.lifting import Pose3D
 
 
 @dataclass(frozen=True)
@@ -85,9 +87,11 @@ class CameraMotion:
         px = turned[..., :2] / depth * middle[[0, 1], [0, 1]] + middle[:2, 2]
         return Pose2D(px.astype(np.float32), pose.confidence)
 
-    def gravity(self, lifted_cam: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Down (3,): as panning shows it, or as it was lifted."""
-        return lifted_cam if self.gravity_cam is None else self.gravity_cam
+    def gravity(self, lifted: Pose3D, fps: float) -> NDArray[np.float32]:
+        """Down (3,): as panning shows it, or as lifted and, where the camera's motion is known, with a level floor."""
+        if self.gravity_cam is not None:
+            return self.gravity_cam
+        return level_floor(lifted, fps) if self.is_known else lifted.gravity_cam
 
     def to_middle(self, joints_cam_m: NDArray[np.floating]) -> NDArray[np.float32]:
         """Joints (T,J,3), each frame's in its own camera's frame, in the middle frame's."""

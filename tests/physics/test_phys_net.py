@@ -52,6 +52,8 @@ def test_flight_and_the_solve_beat_the_data(body, flight_clip):
     joints_dd, truth = flight_clip.joints_dd, flight_clip.truth
     dynamics_only = force_flight(PhysNet(num_gauss_newton_steps=0))(*flight_clip.inputs()).joints_pp_BTJ3
     assert mpjpe(dynamics_only, truth) < 0.98 * mpjpe(joints_dd, truth)
+    jitter, jitter_dd = ((joints - truth).diff(n=2, dim=1).norm(dim=-1).mean() for joints in (dynamics_only, joints_dd))
+    assert jitter < 0.55 * jitter_dd
     assert fall_error(body, dynamics_only, flight_clip) < 0.3
     net = force_flight(PhysNet())
     result = net(*flight_clip.inputs()).joints_pp_BTJ3

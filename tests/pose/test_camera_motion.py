@@ -17,6 +17,7 @@ from finephys.pose.camera import project
 from finephys.pose.camera_estimation import estimate_camera_motion
 from finephys.pose.camera_motion import CameraMotion, seen_by_frames, zoomed
 from finephys.pose.estimator import Pose2D
+from finephys.pose.lifting import Pose3D
 
 SIDE, FOCAL = 96, 150.0
 INTRINSICS = np.array([[FOCAL, 0, SIDE / 2], [0, FOCAL, SIDE / 2], [0, 0, 1]])
@@ -77,7 +78,8 @@ def test_a_painted_wall_gives_the_motion_away() -> None:
     # Where down is follows from what it pans about.
     down = tilt @ [0, 1, 0]
     assert camera.gravity_cam is not None
-    assert np.degrees(np.arccos(camera.gravity(np.float32([0, 0, 1])) @ down)) < 0.7
+    lifted = Pose3D(np.zeros((25, 17, 3), np.float32), np.float32([0, 0, 1]), 0.5)
+    assert np.degrees(np.arccos(camera.gravity(lifted, 30.0) @ down)) < 0.7
     # The error is about what it says.
     assert turn_deg.mean() < 3 * camera.spread_deg.max()
 
