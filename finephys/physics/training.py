@@ -65,6 +65,7 @@ class PhysicsTraining(nn.Module):
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Scalar losses of a batch as collate makes it: "loss" is minimised, the rest are its parts (pose_losses)."""
         with torch.no_grad():
+            # Gravity without the level floor (pose/floor.py) that corrects it where Phys-Net will stand.
             joints_dd_BTJ3, gravity_B3, _ = self.lifter(
                 batch["joints_px"], batch["confidence"], batch["intrinsics"], batch["fps"]
             )
