@@ -40,7 +40,7 @@ class Lift:
 
     @property
     def gravity_cam(self) -> NDArray[np.float32]:
-        """(3,) down, as the camera's panning or else the lifter says."""
+        """(3,) down, as the camera's panning or else the lifter and a level floor say."""
         return self.camera.gravity(self.lifted, self.clip.fps)
 
 

@@ -58,7 +58,7 @@ Recursion = Literal["solve", "bidirectional", "forward", "none"]
 Term = Literal["image", "bones", "dynamics", "flight", "forces", "scale", "turning"]
 
 # S_dd is differentiated twice: this much smoothing, in the frame that turns with the body, makes its noise (a few
-# centimetres) comparable to accelerations.
+# centimetres) comparable to accelerations. What other times give stands in assets/pipeline.md.
 SMOOTHING_S = 0.065
 # The least that the result is smoothed, in that frame too.
 LAST_SMOOTHING_S = 0.016
