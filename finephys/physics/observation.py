@@ -78,7 +78,8 @@ def features(
     is_static_B: Tensor,
     dt_s_B: Tensor,
 ) -> Tensor:
-    """What the network sees, each of order one. Nothing here says where the body is, only how it moves."""
+    """What the network sees, (B, T, N), each of order one: how the body moves, and nothing of where it is but how high
+    above its floor. Joints in metres, rays_BTJ2 X/Z and Y/Z, confidence 0 to 1, is_static_B bool, dt_s_B seconds."""
     num_clips, num_frames = confidence_BTJ.shape[:2]
     root_BT13 = joints_dd_BTJ3[:, :, :1]
     depth_BT11 = root_BT13[..., 2:].clamp_min(0.1)

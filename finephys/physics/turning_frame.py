@@ -20,7 +20,7 @@ from finephys.physics.trajectory import per_clip, smooth, velocity
 # Of the points that the spin is read off, and of the spin: what is left of their noise would shake the frame. From 0.04
 # to 0.07 s errors of held-out aerials are the same to half a point.
 SPIN_SMOOTHING_S = 0.05
-# kg m^2, of a body of 50 kg, which has a hundred times as much about its long axis: one that was lifted to a line, and
+# kg m^2, of a body of 50 kg; held-out ones have 0.4 or more about their long axis. One that was lifted to a line, and
 # has none about it, does not spin about it.
 LEAST_INERTIA = 0.005
 

@@ -45,12 +45,12 @@ def level_floor(lifted: Pose3D, fps: float) -> NDArray[np.float32]:
     certainty = 1 / (_HEIGHT_NOISE_M**2 * max(1.0, _NOISE_TIME_S * fps))
     tilt, floor_m = np.zeros(2), None
     for _ in range(_NUM_STEPS):
-        height_m = ankles_m @ (tilt @ level_23 - down)
-        lower = height_m.argmin(1)
+        heights_m = ankles_m @ (tilt @ level_23 - down)
+        height_m = heights_m.min(1)
         if floor_m is None:
-            floor_m = np.quantile(height_m.min(1), _LOW_SHARE)
-        weight_T = certainty * (1 + ((height_m.min(1) - floor_m) / _HEIGHT_NOISE_M) ** 2) ** -2
-        point_m = ankles_m[np.arange(len(ankles_m)), lower]
+            floor_m = np.quantile(height_m, _LOW_SHARE)
+        weight_T = certainty * (1 + ((height_m - floor_m) / _HEIGHT_NOISE_M) ** 2) ** -2
+        point_m = ankles_m[np.arange(len(ankles_m)), heights_m.argmin(1)]
         # Its height is point @ (tilt @ level - down), and is to be the floor's: linear in the tilts and the floor.
         rows_T3 = np.column_stack([point_m @ level_23.T, -np.ones(len(point_m))])
         information = rows_T3.T @ (weight_T[:, None] * rows_T3) + np.diag([spread**-2, spread**-2, 1e-9])
